@@ -1,0 +1,372 @@
+"""One strict model per stage; YAML plus dotted overrides; an unknown key is an error that names the nearest known one."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+
+class UserError(Exception):
+    """Something the user can mend: shown as one line, exit code 2, no traceback."""
+
+
+class Settings(BaseModel):
+    """Base of all settings: unknown keys are errors, fields carry their own documentation."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class EndpointConfig(Settings):
+    """A model behind an OpenAI-compatible URL."""
+
+    url: str = ""
+    """Base URL ending in /v1. Empty in a world's config: the world's own teacher."""
+    model: str = "teacher"
+    revision: str = ""
+    """Names the weights behind the URL; part of every request's key, so change it when the model changes."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """Environment variable that holds the key; unset means no key is sent."""
+    concurrency: int = Field(64, ge=1)
+    """Requests in flight at most."""
+    timeout: float = Field(300.0, gt=0)
+    """Seconds for one request."""
+    retries: int = Field(5, ge=0)
+    """Further attempts after a retryable failure (429, 5xx, reset, time-out, broken body)."""
+    max_outage: float = Field(600.0, gt=0)
+    """Seconds an endpoint may be out of reach before the run ends; it pauses and probes until then."""
+    price_in: float = 0.0
+    """Price of a million prompt tokens."""
+    price_out: float = 0.0
+    """Price of a million completion tokens."""
+    extra: dict[str, Any] = {}
+    """Further request fields, passed through."""
+
+
+class SamplingConfig(Settings):
+    """How a model decodes."""
+
+    temperature: float = Field(0.0, ge=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    max_tokens: int = Field(512, ge=1)
+
+
+class PromptsConfig(Settings):
+    """The two agents' prompts and their relatives; `{question}` and `{chain}` are replaced, nothing else.
+
+    The defaults follow the authors' released prompts; a tiny base model wants short ones.
+    """
+
+    reasoner: str = "{question}\nPerform step-by-step reasoning of the problem. Only provide the reasoning process."
+    summarizer: str = (
+        "You are given a question about the image and a reasoning process that may be right or wrong. Decide whether the reasoning is correct. "
+        "If it is, summarise the answer from it; if it is not, ignore it and answer the question yourself. "
+        "Give the answer directly and do not mention your judgement.\nQUESTION: {question}\nREASON PROCESS: {chain}"
+    )
+    direct: str = "{question}\nAnswer the question directly."
+    single: str = "{question}\nPerform step-by-step reasoning of the problem, then give the answer."
+    answer_turn: str = "Now give the answer directly."
+    """Second user turn of multi-turn training."""
+
+
+class GenerateConfig(Settings):
+    """Progressive long-chain generation (Insight-V, section 3.1)."""
+
+    n: int = Field(3, ge=1)
+    """Paths per problem."""
+    min_steps: int = Field(2, ge=1)
+    max_steps: int = Field(15, ge=1)
+    step_tries: int = Field(3, ge=1)
+    """Attempts at a well-formed step, the error said to the model, before the chain is given up as defective."""
+    sampling: SamplingConfig = SamplingConfig(temperature=0.7, top_p=0.95, max_tokens=1024)
+    """Per step."""
+    open_problems: int = Field(256, ge=1)
+    """Problems worked on at once."""
+
+
+class AssessConfig(Settings):
+    """Multi-granularity assessment (Insight-V, section 3.2): answer filtering, then path scoring."""
+
+    judge_sampling: SamplingConfig = SamplingConfig(temperature=0.2, top_p=0.7, max_tokens=256)
+    scorer_sampling: SamplingConfig = SamplingConfig(temperature=0.2, top_p=0.7, max_tokens=1024)
+    tries: int = Field(3, ge=1)
+    """Attempts at a reply in the strict format, and at scores that a reply left out."""
+    rules_only: bool = False
+    """Do not ask the judge where the rules do not settle it; such a chain counts as wrong."""
+
+
+class ReasoningDataConfig(Settings):
+    """Reasoning set: the best path of each problem."""
+
+    min_score: int = Field(60, ge=1, le=100)
+    per_problem: int = Field(1, ge=1)
+    """Best paths kept per problem."""
+
+
+class SummaryDataConfig(Settings):
+    """Summary set: four parts in set proportions, each row with the ground truth as its target."""
+
+    optimal: float = Field(0.2, ge=0)
+    flawed: float = Field(0.2, ge=0)
+    own: float = Field(0.4, ge=0)
+    plain: float = Field(0.2, ge=0)
+    size: int | None = Field(None, ge=1)
+    """Rows in all; None takes as many as the scarcest part allows in these proportions."""
+    high: int = Field(70, ge=1, le=100)
+    """Scores from here on are High; below are the flawed ranges Mid and Low."""
+    low: int = Field(40, ge=1, le=100)
+    """Scores below are Low."""
+    own_chains: Literal["sft", "dpo"] = "sft"
+    """Whose own chains: those of the reasoner after SFT, or after the last DPO round."""
+    own_n: int = Field(1, ge=1)
+    """Own chains sampled per problem."""
+    own_sampling: SamplingConfig | None = None
+    """How they are sampled; None is how the reasoner is evaluated, so that the agent meets the errors it will meet."""
+
+
+class PreferenceDataConfig(Settings):
+    """Preference pairs from a policy's own rated chains."""
+
+    rules: tuple[Literal["correctness", "score"], ...] = ("correctness", "score")
+    """`correctness`: correct against wrong; `score`: both correct, scores at least `score_margin` apart."""
+    score_margin: int = Field(20, ge=1)
+    length_ratio: float = Field(1.5, ge=1)
+    """Longer over shorter completion at most."""
+    per_problem: int = Field(2, ge=1)
+    max_pairs: int | None = Field(None, ge=1)
+    max_truncated: float = Field(0.15, ge=0, le=1)
+    """Share of pairs whose rejected chain is truncated or repeats itself, at most."""
+    min_score: int = Field(50, ge=1, le=100)
+    """A chosen chain scores at least this."""
+
+
+class LoraConfig(Settings):
+    """LoRA on the language model's linear layers (never on the vision tower)."""
+
+    r: int = 16
+    alpha: int = 32
+    dropout: float = 0.0
+
+
+class TrainConfig(Settings):
+    """One training: SFT or DPO. What is not named here goes through `arguments` to `transformers.TrainingArguments`."""
+
+    epochs: float = Field(1.0, gt=0)
+    max_steps: int = -1
+    """Optimizer steps; overrides epochs when positive."""
+    batch_size: int = Field(32, ge=1)
+    """Rows (SFT) or pairs (DPO) per optimizer step and process, before accumulation."""
+    learning_rate: float = 5e-6
+    warmup: float = 0.05
+    """Share of the steps if below 1, else steps."""
+    schedule: str = "cosine"
+    weight_decay: float = 0.0
+    train: tuple[Literal["vision", "projector", "language"], ...] = ("projector", "language")
+    """Parts that are trained; the vision tower stays frozen as in the paper."""
+    lora: LoraConfig | None = None
+    """Train an adapter on the shared base instead of its weights."""
+    special_tags: bool = False
+    """Full fine-tuning only: add the chain's tags as special tokens with mean-initialised embeddings."""
+    max_length: int = Field(12288, ge=16)
+    """Rows longer than this many tokens, image tokens included, are dropped and counted, never cut."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    save_steps: int = Field(200, ge=1)
+    seed: int = 0
+    processes: int = Field(1, ge=1)
+    """More than one trains under torchrun on this machine."""
+    arguments: dict[str, Any] = {}
+
+
+class DpoConfig(TrainConfig):
+    """Iterative DPO of the reasoner (Insight-V, section 3.4; DPO loss of arXiv 2305.18290, equation 7)."""
+
+    rounds: int = Field(3, ge=0)
+    beta: float = Field(0.1, gt=0)
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5)
+    sft_weight: float = Field(0.0, ge=0)
+    """Weight of the mean negative log-likelihood of the chosen completion."""
+    reference: Literal["previous", "initial"] = "previous"
+    """M_t, or the reasoner after SFT."""
+    n: int = Field(8, ge=2)
+    """Chains sampled per problem and round."""
+    problems: int | None = Field(None, ge=1)
+    """Problems sampled per round, a different slice of the preference split each round; None takes all, each round."""
+    sampling: SamplingConfig = SamplingConfig(temperature=0.9, max_tokens=4096)
+    learning_rate: float = 5e-7
+    server: str | None = None
+    """Command that serves a checkpoint, with {path}, {port}, {revision}; None samples in process."""
+    server_timeout: float = 600.0
+    """Seconds to wait until the server answers."""
+
+
+class LocalConfig(Settings):
+    """In-process sampling."""
+
+    batch_size: int = Field(64, ge=1)
+    """Sequences decoded together at most."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    threads: int | None = Field(None, ge=1)
+
+
+class SystemsConfig(Settings):
+    """Which rows of the table are trained and evaluated, and how they decode."""
+
+    rows: tuple[str, ...] = ("base", "single", "pair", "pair+dpo")
+    reasoner: SamplingConfig = SamplingConfig(max_tokens=4096)
+    answer: SamplingConfig = SamplingConfig(max_tokens=512)
+    splits: tuple[Literal["test", "heldout", "development"], ...] = ("test", "heldout")
+    """Splits to evaluate on; settings are chosen on `development` alone."""
+    baseline: str = "base"
+    """Row against which every other is tested."""
+    primary: tuple[tuple[str, str], ...] = ()
+    """Comparisons written down beforehand, Holm-corrected together."""
+
+
+class SplitsConfig(Settings):
+    """Files of problems (JSON Lines of `Problem`, images beside them); made by the world where one is configured."""
+
+    train: Path | None = None
+    preference: Path | None = None
+    own: Path | None = None
+    plain: Path | None = None
+    """Plain QA for the summary agent; None uses `train` and `own`."""
+    development: Path | None = None
+    test: Path | None = None
+    heldout: Path | None = None
+
+
+class ModelsConfig(Settings):
+    """Who plays which part."""
+
+    generator: EndpointConfig = EndpointConfig()
+    judge: EndpointConfig = EndpointConfig()
+    scorer: EndpointConfig = EndpointConfig()
+    base: Path | None = None
+    """Folder of the base model in transformers' layout; None is the world's shipped or trained base."""
+
+
+class TeacherDials(Settings):
+    """How often the world's simulated teacher errs, each a probability unless said otherwise."""
+
+    misperception: float = Field(0.05, ge=0, le=1)
+    """Per fact read from a picture at full contrast; it grows as contrast falls."""
+    arithmetic: float = Field(0.04, ge=0, le=1)
+    skipped_step: float = Field(0.05, ge=0, le=1)
+    thin_detail: float = Field(0.1, ge=0, le=1)
+    malformed: float = Field(0.03, ge=0, le=1)
+    repetition: float = Field(0.01, ge=0, le=1)
+    wrong_verdict: float = Field(0.03, ge=0, le=1)
+    missing_score: float = Field(0.02, ge=0, le=1)
+    score_noise: float = Field(6.0, ge=0)
+    """Standard deviation of a score, in points."""
+    latency: float = Field(0.0, ge=0)
+    """Mean seconds of a request."""
+    error_rate: float = Field(0.0, ge=0, le=1)
+    """Share of requests answered by 500, 429 or a reset connection, by turns."""
+
+
+class WorldConfig(Settings):
+    """The built-in tiny world: a source of problems, a teacher endpoint and a base model."""
+
+    difficulty: float = Field(0.5, ge=0, le=1)
+    """Noise, contrast, jitter, number of objects and hops, from 0 (easy) to 1 (hard)."""
+    train: int = 1200
+    preference: int = 1200
+    own: int = 1200
+    plain: int = 6000
+    development: int = 500
+    test: int = 1000
+    heldout: int = 200
+    teacher: TeacherDials = TeacherDials()
+    retrain_base: bool = False
+    """Train the base instead of taking the shipped one."""
+    base_steps: dict[str, int] = {}
+    """Steps of the base's training phases, to make them smaller: `vision`, `language`."""
+
+
+class Config(Settings):
+    """A whole run."""
+
+    run: Path = Path("runs/run")
+    """Directory of everything the run makes."""
+    seed: int = 0
+    world: WorldConfig | None = None
+    problems: SplitsConfig = SplitsConfig()
+    models: ModelsConfig = ModelsConfig()
+    prompts: PromptsConfig = PromptsConfig()
+    local: LocalConfig = LocalConfig()
+    generate: GenerateConfig = GenerateConfig()
+    assess: AssessConfig = AssessConfig()
+    reasoning: ReasoningDataConfig = ReasoningDataConfig()
+    summary: SummaryDataConfig = SummaryDataConfig()
+    preference: PreferenceDataConfig = PreferenceDataConfig()
+    reasoner: TrainConfig = TrainConfig(epochs=2, learning_rate=5e-6)
+    summarizer: TrainConfig = TrainConfig(epochs=1, learning_rate=1e-5)
+    single: TrainConfig = TrainConfig(epochs=2, learning_rate=5e-6)
+    """Controls: one model trained on chains and answers, its fair variant and the multi-turn one."""
+    dpo: DpoConfig = DpoConfig()
+    systems: SystemsConfig = SystemsConfig()
+    parallel: int = Field(2, ge=1)
+    """Trainings and evaluations that run side by side, each in a process of its own."""
+
+
+def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
+    """Read a YAML file and apply overrides such as `generate.n=5`; raises `UserError` in one line."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except FileNotFoundError:
+        raise UserError(f"no config at {path}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path} must hold settings as `name: value`, not {type(values).__name__}")
+    for override in overrides:
+        _apply(values, override)
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"{path}: {_explain(error)}") from None
+
+
+def save_config(config: Config, path: Path) -> None:
+    """Write the resolved config as YAML."""
+    path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    name, equals, text = override.partition("=")
+    if not equals:
+        raise UserError(f"override {override!r} must read name=value, as in generate.n=5")
+    *parents, leaf = name.strip().split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise UserError(f"override {override!r}: {parent} is a value, not a section")
+    values[leaf] = yaml.safe_load(text)
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for item in error.errors()[:3]:
+        place = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            known = _known_keys(item["loc"][:-1])
+            near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
+            hint = f", did you mean {near[0]}?" if near else f"; known here: {', '.join(known)}"
+            lines.append(f"unknown key {place}{hint}")
+        else:
+            lines.append(f"{place}: {item['msg']}")
+    return "; ".join(lines)
+
+
+def _known_keys(place: tuple[int | str, ...]) -> list[str]:
+    fields: Mapping[str, Any] = Config.model_fields
+    for part in place:
+        annotation = fields[str(part)].annotation if str(part) in fields else None
+        models = [t for t in (annotation, *getattr(annotation, "__args__", ())) if isinstance(t, type) and issubclass(t, Settings)]
+        if not models:
+            return []
+        fields = models[0].model_fields
+    return list(fields)
