@@ -1,0 +1,203 @@
+"""The journal of paid requests: a set of SQLite files of which a process reads all and writes its own."""
+
+import asyncio
+import contextlib
+import json
+import os
+import queue
+import re
+import secrets
+import socket
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import orjson
+
+from insightv.config import UserError
+from insightv.files import explained, locked, sync, try_lock
+
+Row = dict[str, Any]
+_Pending = tuple[str, Row, "Future[Row]"]
+
+
+class Journal:
+    """Rows by key, JSON values; a row counts when its commit returned, and the first row of a key stands for ever.
+
+    Safe for threads and for processes of one machine. Disk-full, permission and damage are `UserError`s.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._read_lock = threading.Lock()
+        self._write_lock = threading.Lock()
+        self._readers: dict[str, sqlite3.Connection] = {}
+        self._listed = -1
+        self._writer: sqlite3.Connection | None = None
+        self._owned: IO[bytes] | None = None
+        self._queue: queue.SimpleQueue[_Pending | None] = queue.SimpleQueue()
+        self._committer: threading.Thread | None = None
+        with explained(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def get(self, key: str) -> Row | None:
+        """The row of a key, or None."""
+        return self.get_many((key,)).get(key)
+
+    def get_many(self, keys: Iterable[str]) -> dict[str, Row]:
+        """Those of the keys that have a row, with it."""
+        wanted = list(keys)
+        return self._look_up(wanted) if wanted else {}
+
+    def put_many(self, rows: Mapping[str, Row]) -> dict[str, Row]:
+        """Store rows in one atomic transaction; returns, after the commit, the rows that stand under these keys.
+
+        A key that has a row already, from whichever process, keeps it: use what is returned, so that all agree.
+        """
+        if not rows:
+            return {}
+        encoded = {key: orjson.dumps(row) for key, row in rows.items()}
+        with self._write_lock, locked(self.folder / "commit.lock"):
+            standing = self._look_up(list(rows), relist=True)
+            fresh = [(key, data) for key, data in encoded.items() if key not in standing]
+            if fresh:
+                self._commit(fresh)
+        return {key: standing.get(key, row) for key, row in rows.items()}
+
+    async def put(self, key: str, row: Row) -> Row:
+        """Store one row and return, after its commit, the one that stands; commits are shared with concurrent puts.
+
+        A cancelled put is stored all the same: its reply is paid.
+        """
+        with self._read_lock:
+            if self._committer is None:
+                self._committer = threading.Thread(target=self._commit_groups, name="journal", daemon=True)
+                self._committer.start()
+        done: Future[Row] = Future()
+        done.set_running_or_notify_cancel()
+        self._queue.put((key, row, done))
+        return await asyncio.wrap_future(done)
+
+    def close(self) -> None:
+        """Commit what waits and release files and locks; the journal opens again by itself when used."""
+        if self._committer:
+            self._queue.put(None)
+            self._committer.join()
+            self._committer = None
+        with self._write_lock, self._read_lock:
+            for connection in (*self._readers.values(), *([self._writer] if self._writer else [])):
+                connection.close()
+            self._readers, self._writer, self._listed = {}, None, -1
+            if self._owned:
+                self._owned.close()
+                self._owned = None
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _look_up(self, keys: list[str], relist: bool = False) -> dict[str, Row]:
+        query = "SELECT key, row FROM replies WHERE key IN (SELECT value FROM json_each(?))"
+        found: dict[str, Row] = {}
+        with self._read_lock:
+            self._list_files(relist)
+            for name, connection in self._readers.items():
+                missing = [key for key in keys if key not in found]
+                if not missing:
+                    break
+                with _explained_database(self.folder / name):
+                    found.update({key: orjson.loads(data) for key, data in connection.execute(query, (json.dumps(missing),))})
+        return found
+
+    def _list_files(self, relist: bool) -> None:
+        """Open the files that appeared since the last look; the folder's time stamp makes most looks one system call."""
+        changed = self.folder.stat().st_mtime_ns
+        if changed == self._listed and not relist:
+            return
+        for path in sorted(self.folder.glob("*.sqlite")):
+            if path.name not in self._readers:
+                with _explained_database(path):
+                    connection = _connect(path)
+                    connection.execute("PRAGMA query_only = ON")
+                    self._readers[path.name] = connection
+        self._listed = changed
+
+    def _commit(self, rows: list[tuple[str, bytes]]) -> None:
+        with _explained_database(self.folder):
+            if self._writer is None:
+                self._writer = self._open_own()
+            self._writer.execute("BEGIN IMMEDIATE")
+            try:
+                self._writer.executemany("INSERT INTO replies VALUES (?, ?)", rows)
+                self._writer.execute("COMMIT")
+            except BaseException:
+                if self._writer.in_transaction:
+                    self._writer.execute("ROLLBACK")
+                raise
+
+    def _open_own(self) -> sqlite3.Connection:
+        """Take over a file of this machine that no living process owns, or make one."""
+        host = re.sub(r"[^A-Za-z0-9]+", "-", socket.gethostname())
+        with explained(self.folder):
+            for path in sorted(self.folder.glob(f"{host}-*.sqlite")):
+                self._owned = try_lock(path.with_suffix(".lock"))
+                if self._owned:
+                    return _connect(path)
+            path = self.folder / f"{host}-{os.getpid()}-{secrets.token_hex(4)}.sqlite"
+            self._owned = try_lock(path.with_suffix(".lock"))
+            fresh = path.with_suffix(".new")
+            connection = _connect(fresh)
+            connection.execute("CREATE TABLE replies (key TEXT PRIMARY KEY, row BLOB NOT NULL)")
+            connection.close()
+            # Readers take every *.sqlite for complete, so the name comes after the table.
+            fresh.rename(path)
+            sync(self.folder)
+        return _connect(path)
+
+    def _commit_groups(self) -> None:
+        """Commit in one transaction whatever came in while the last one was written."""
+        while (first := self._queue.get()) is not None:
+            group, ended = [first], False
+            while not ended and not self._queue.empty():
+                item = self._queue.get()
+                if item is None:
+                    ended = True
+                else:
+                    group.append(item)
+            self._commit_group(group)
+            if ended:
+                return
+
+    def _commit_group(self, group: list[_Pending]) -> None:
+        rows: dict[str, Row] = {}
+        for key, row, _ in group:
+            rows.setdefault(key, row)
+        try:
+            standing = self.put_many(rows)
+        except Exception as error:
+            for _, _, done in group:
+                done.set_exception(error)
+        else:
+            for key, _, done in group:
+                done.set_result(standing[key])
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    return connection
+
+
+@contextlib.contextmanager
+def _explained_database(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        raise UserError(f"journal {path}: {error}; check free space and permissions, and move a damaged file away") from error

@@ -1,0 +1,105 @@
+"""Mapping over records keeps the places filled, the memory bounded and the order of the results."""
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+
+from insightv.scale import completed, map_records
+
+
+def test_results_are_in_the_order_of_the_items() -> None:
+    async def wait(number: int) -> int:
+        await asyncio.sleep((7 * number % 5) / 1000)
+        return number * number
+
+    heard: list[int] = []
+    assert asyncio.run(map_records(wait, range(40), concurrency=8, on_done=heard.append)) == [n * n for n in range(40)]
+    assert sorted(heard) == [n * n for n in range(40)] and heard != sorted(heard)
+
+
+def test_items_are_pulled_only_when_a_place_is_free() -> None:
+    pulled, done = 0, 0
+
+    def items() -> Iterator[int]:
+        nonlocal pulled
+        for number in range(100):
+            pulled += 1
+            assert pulled - done <= 4
+            yield number
+
+    async def work(number: int) -> None:
+        nonlocal done
+        await asyncio.sleep(0.001)
+        done += 1
+
+    asyncio.run(map_records(work, items(), concurrency=4))
+    assert done == 100
+
+
+def test_a_slow_item_holds_nobody_up() -> None:
+    async def run() -> list[int]:
+        others = asyncio.Event()
+        count = 0
+
+        async def work(number: int) -> int:
+            nonlocal count
+            if number == 0:
+                await asyncio.wait_for(others.wait(), 5)
+            count += 1
+            if count == 49:
+                others.set()
+            return number
+
+        return [result async for _, result in completed(work, range(50), concurrency=2)]
+
+    order = asyncio.run(run())
+    assert order[-1] == 0 and sorted(order) == list(range(50))
+
+
+def test_the_first_error_cancels_the_rest_and_is_raised() -> None:
+    cancelled: list[int] = []
+
+    async def work(number: int) -> None:
+        if number == 3:
+            raise KeyError("three")
+        try:
+            await asyncio.sleep(30)
+        except asyncio.CancelledError:
+            cancelled.append(number)
+            raise
+
+    with pytest.raises(KeyError, match="three"):
+        asyncio.run(map_records(work, range(100), concurrency=5))
+    assert cancelled and 3 not in cancelled and max(cancelled) < 5
+
+
+def test_cancelling_cancels_what_is_in_flight() -> None:
+    async def run() -> int:
+        cancelled = 0
+
+        async def work(number: int) -> None:
+            nonlocal cancelled
+            try:
+                await asyncio.sleep(30)
+            except asyncio.CancelledError:
+                cancelled += 1
+                raise
+
+        task = asyncio.create_task(map_records(work, range(9), concurrency=3))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return cancelled
+
+    assert asyncio.run(run()) == 3
+
+
+def test_nothing_and_nonsense() -> None:
+    async def work(number: int) -> int:
+        return number
+
+    assert asyncio.run(map_records(work, [], concurrency=3)) == []
+    with pytest.raises(ValueError, match="at least 1"):
+        asyncio.run(map_records(work, [1], concurrency=0))
