@@ -1,0 +1,169 @@
+"""The chat-completions protocol: request bodies from messages, replies from what a server sends."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import orjson
+
+from insightv.cache import ByteCache
+from insightv.images import to_data_url
+from insightv.models.chat import Image, Message, Reply, Sampling
+from insightv.records import Usage
+from insightv.store import ImageStore, derive_seed
+
+Json = dict[str, Any]
+
+
+class BrokenReply(ValueError):
+    """A server's 200 that holds no reply; worth another attempt."""
+
+
+class ImageParts:
+    """Images as ready pieces of JSON by digest, so that the base64 of one is made once however often it is sent."""
+
+    def __init__(self, images: ImageStore, cache: int = 256) -> None:
+        """`cache` is in megabytes."""
+        self._images = images
+        self._cache = ByteCache(cache * 2**20)
+
+    def __call__(self, digest: str) -> orjson.Fragment:
+        """The part of a stored image."""
+        return orjson.Fragment(self._cache.get(digest, lambda: image_part(self._images.get(digest))))
+
+
+def image_part(data: bytes) -> bytes:
+    """JSON of an image part that holds the image itself, as a data URL."""
+    return orjson.dumps({"type": "image_url", "image_url": {"url": to_data_url(data)}})
+
+
+def request_body(
+    model: str,
+    messages: Sequence[Message],
+    sampling: Sampling,
+    index: int,
+    image: Callable[[str], orjson.Fragment],
+    *,
+    schema: bool = True,
+    stream: bool = False,
+) -> bytes:
+    """The body of the request for sample `index`; `image` gives the part of a digest.
+
+    A field that `sampling.extra` sets to None is left out, so {"max_tokens": None} suits servers that refuse it.
+    """
+    body: Json = {
+        "model": model,
+        "messages": [{"role": message.role, "content": _content(message, image)} for message in messages],
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "max_tokens": sampling.max_tokens,
+        "seed": derive_seed(sampling.seed, index),
+    }
+    if sampling.stop:
+        body["stop"] = list(sampling.stop)
+    if sampling.schema is not None and schema:
+        body["response_format"] = {"type": "json_schema", "json_schema": {"name": "reply", "strict": True, "schema": sampling.schema}}
+    if sampling.logprobs:
+        body["logprobs"] = True
+    if sampling.prefill:
+        body["messages"].append({"role": "assistant", "content": sampling.prefill})
+        body |= {"continue_final_message": True, "add_generation_prompt": False}
+    if stream:
+        body |= {"stream": True, "stream_options": {"include_usage": True}}
+    body |= sampling.extra
+    return orjson.dumps({name: value for name, value in body.items() if value is not None})
+
+
+def _content(message: Message, image: Callable[[str], orjson.Fragment]) -> str | list[Any]:
+    if any(isinstance(part, Image) for part in message.parts):
+        return [image(part.digest) if isinstance(part, Image) else {"type": "text", "text": part.text} for part in message.parts]
+    return "".join(part.text for part in message.parts if not isinstance(part, Image))
+
+
+def read_completion(data: bytes) -> Json:
+    """The raw reply to be journalled: the choice's `message`, `finish_reason` and `logprobs`, and `usage`; else `BrokenReply`."""
+    body = parse_object(data)
+    choices = body.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    if not isinstance(choice, dict) or not isinstance(choice.get("message"), dict):
+        raise BrokenReply("the reply has no choice with a message")
+    row = {"message": choice["message"], "finish_reason": choice.get("finish_reason"), "usage": body.get("usage")}
+    return row | ({"logprobs": choice["logprobs"]} if choice.get("logprobs") else {})
+
+
+def read_row(row: Mapping[str, Any]) -> Reply:
+    """The reply that a journalled row means; a row with an `error` is a failed one."""
+    usage = read_usage(row.get("usage"))
+    if row.get("error"):
+        return Reply("", finish="failed", usage=usage, error=str(row["error"]))
+    message = row["message"]
+    content = content_text(message.get("content"))
+    reasoning = content_text(message.get("reasoning")) or content_text(message.get("reasoning_content"))
+    if not reasoning:
+        reasoning, content = split_think(content)
+    if row.get("finish_reason") == "content_filter":
+        return Reply(content, finish="failed", reasoning=reasoning, usage=usage, error="the server's content filter stopped the reply")
+    finish: Literal["stop", "length"] = "length" if row.get("finish_reason") == "length" else "stop"
+    return Reply(content, finish=finish, reasoning=reasoning, usage=usage, logprobs=_logprobs(row.get("logprobs")))
+
+
+def read_usage(usage: Any) -> Usage:
+    """Token counts; what a server leaves out or garbles counts as 0."""
+    if not isinstance(usage, dict):
+        return Usage()
+    return Usage(
+        prompt=_count(usage, "prompt_tokens"),
+        completion=_count(usage, "completion_tokens"),
+        cached=_count(usage.get("prompt_tokens_details"), "cached_tokens"),
+        reasoning=_count(usage.get("completion_tokens_details"), "reasoning_tokens"),
+    )
+
+
+def split_think(content: str) -> tuple[str, str]:
+    """(reasoning, rest): a leading <think> block split off; one that never ends is all reasoning."""
+    start = content.lstrip()
+    if not start.startswith("<think>"):
+        return "", content
+    reasoning, _, rest = start.removeprefix("<think>").partition("</think>")
+    return reasoning.strip(), rest.lstrip()
+
+
+def error_text(data: bytes) -> str:
+    """What a server says of a refused request, on one line of at most 300 characters."""
+    text = data.decode(errors="replace")
+    try:
+        body = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        body = None
+    if isinstance(body, dict):
+        error = body.get("error", body.get("detail", body.get("message")))
+        text = str(error.get("message", error) if isinstance(error, dict) else error) if error else text
+    return " ".join(text.split())[:300]
+
+
+def parse_object(data: bytes) -> Json:
+    """A JSON object, else `BrokenReply`."""
+    try:
+        body = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        raise BrokenReply("the reply is not JSON") from None
+    if not isinstance(body, dict):
+        raise BrokenReply("the reply is not a JSON object")
+    return body
+
+
+def content_text(value: Any) -> str:
+    """A text, or the joined texts of a list of parts; anything else is empty."""
+    if isinstance(value, list):
+        return "".join(content_text(part.get("text")) for part in value if isinstance(part, dict))
+    return value if isinstance(value, str) else ""
+
+
+def _count(values: Any, name: str) -> int:
+    value = values.get(name) if isinstance(values, dict) else None
+    return value if isinstance(value, int) and value > 0 else 0
+
+
+def _logprobs(value: Any) -> tuple[float, ...]:
+    tokens = value.get("content") if isinstance(value, dict) else None
+    found = [token.get("logprob") for token in tokens or () if isinstance(token, dict)]
+    return tuple(float(logprob) for logprob in found if isinstance(logprob, int | float))
