@@ -1,0 +1,113 @@
+"""Write chains: one JSON step after another from a teacher (Insight-V, section 3.1), or whole in one reply from a trained reasoner."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from insightv.answers import normalise
+from insightv.chain_text import parse_chain
+from insightv.config import GenerateConfig, PromptsConfig, SamplingConfig
+from insightv.generation.ask import ask, attempts, decoding, total_usage
+from insightv.models.chat import Chat, Message, Reply, Sampling, request_key
+from insightv.prompts import CONCLUSION_SCHEMA, STEP_SCHEMA, conclusion_messages, generator_messages, parse_conclusion, parse_step, reasoner_messages
+from insightv.records import Chain, ChainStatus, Problem, Step
+from insightv.replies import MENDED, unique
+from insightv.store import content_hash, derive_seed
+
+_LOOP_WORDS, _LOOP_TIMES = 8, 5
+
+
+async def progressive(problem: Problem, chat: Chat, settings: GenerateConfig, *, seed: int, index: int) -> Chain:
+    """One path, step by step: R_t = M(I, Q, [R_1 .. R_{t-1}]) until the action is `summary`, then the conclusion.
+
+    A malformed or repeated step is asked for again with the error said to the model; when `step_tries` are spent the
+    chain ends as a `defect`. A request that failed for good makes the chain `failed`.
+    """
+    identity = [problem.id, chat.identity, "progressive", settings.model_dump(exclude={"n", "open_problems"}), seed, index]
+    chain = Chain(id=content_hash(identity), problem_id=problem.id, model=chat.identity, mode="progressive", index=index)
+    while chain.status == "ok" and len(chain.steps) < settings.max_steps and not _closing(chain):
+        chain = await _with_step(chain, problem, chat, settings, seed)
+    if chain.status == "ok" and not _closing(chain):
+        last = chain.steps[-1].model_copy(update={"action": "summary"})
+        chain = _grown(chain, steps=(*chain.steps[:-1], last), defects=(*chain.defects, "step_limit"))
+    return await _with_conclusion(chain, problem, chat, settings, seed) if chain.status == "ok" else chain
+
+
+async def single(
+    problem: Problem,
+    chat: Chat,
+    sampling: SamplingConfig,
+    prompts: PromptsConfig,
+    *,
+    seed: int,
+    n: int,
+    messages: Callable[[Problem, PromptsConfig], list[Message]] = reasoner_messages,
+) -> list[Chain]:
+    """N whole chains from one request of N samples, as a trained reasoner writes them; `Chain.text` keeps the raw completion."""
+    prompt = messages(problem, prompts)
+    request = decoding(sampling, derive_seed(seed, problem.id, "single"), n=n)
+    replies = await chat.complete(prompt, request)
+    return [read_chain(problem, chat.identity, prompt, request, index, reply) for index, reply in enumerate(replies)]
+
+
+def read_chain(problem: Problem, model: str, prompt: Sequence[Message], request: Sampling, index: int, reply: Reply) -> Chain:
+    """The chain that one whole reply holds; `failed` with its reason if the request failed."""
+    chain = Chain(id=request_key(model, prompt, request, index), problem_id=problem.id, model=model, mode="single", index=index, usage=reply.usage)
+    if reply.finish == "failed":
+        return _grown(chain, status="failed", reason=reply.error or "the request failed", defects=("request_failed",))
+    steps, conclusion, answer, found = parse_chain(reply.text)
+    found = (*found, *(["truncated"] if reply.finish == "length" else []), *_repetitions(steps, reply.text))
+    return _grown(chain, steps=steps, conclusion=conclusion, answer=answer, text=reply.text, defects=found)
+
+
+def repeats(step: Step, earlier: Sequence[Step]) -> bool:
+    """Whether a step's reasoning says, up to case, spacing and outer punctuation, just what an earlier step's says."""
+    return normalise(step.reasoning) in {normalise(other.reasoning) for other in earlier}
+
+
+def _repetitions(steps: Sequence[Step], text: str) -> list[str]:
+    words = text.split()
+    runs = Counter(zip(*(words[i:] for i in range(_LOOP_WORDS)), strict=False))
+    found = ["repeated_step"] if any(repeats(step, steps[:i]) for i, step in enumerate(steps)) else []
+    return [*found, *(["repetition"] if max(runs.values(), default=0) >= _LOOP_TIMES else [])]
+
+
+async def _with_step(chain: Chain, problem: Problem, chat: Chat, settings: GenerateConfig, seed: int) -> Chain:
+    def read(text: str) -> tuple[Step | None, tuple[str, ...]]:
+        step, found = parse_step(text)
+        return step, (*found, *(["repeated_step"] if step and repeats(step, chain.steps) else []))
+
+    samplings = attempts(settings.sampling, settings.step_tries, STEP_SCHEMA, seed, problem.id, chain.index, len(chain.steps))
+    asked = await ask(chat, partial(generator_messages, problem, chain.steps), read, samplings)
+    usage, defects, step = total_usage(chain.usage, asked.usage), (*chain.defects, *asked.defects), asked.value
+    if asked.failure:
+        return _grown(chain, usage=usage, defects=defects, status="failed", reason=asked.failure)
+    if step is None or not asked.usable:
+        return _grown(chain, usage=usage, defects=defects)
+    if step.action == "summary" and len(chain.steps) + 1 < settings.min_steps:
+        step, defects = step.model_copy(update={"action": "continue"}), (*defects, "early_summary")
+    return _grown(chain, usage=usage, defects=defects, steps=(*chain.steps, step))
+
+
+async def _with_conclusion(chain: Chain, problem: Problem, chat: Chat, settings: GenerateConfig, seed: int) -> Chain:
+    def read(text: str) -> tuple[tuple[str, str], tuple[str, ...]]:
+        conclusion, answer, found = parse_conclusion(text)
+        return (conclusion, answer), found
+
+    samplings = attempts(settings.sampling, settings.step_tries, CONCLUSION_SCHEMA, seed, problem.id, chain.index, "conclusion")
+    asked = await ask(chat, partial(conclusion_messages, problem, chain.steps), read, samplings)
+    usage, defects = total_usage(chain.usage, asked.usage), (*chain.defects, *asked.defects)
+    if asked.failure:
+        return _grown(chain, usage=usage, defects=defects, status="failed", reason=asked.failure)
+    conclusion, answer = asked.value or ("", "")
+    return _grown(chain, usage=usage, defects=defects, conclusion=conclusion, answer=answer)
+
+
+def _closing(chain: Chain) -> bool:
+    return bool(chain.steps) and chain.steps[-1].action == "summary"
+
+
+def _grown(chain: Chain, *, defects: Sequence[str], status: ChainStatus | None = None, **changes: object) -> Chain:
+    names = unique(tuple(defects))
+    judged: ChainStatus = "ok" if MENDED.issuperset(names) else "defect"
+    return chain.model_copy(update={**changes, "defects": names, "status": status or judged})
