@@ -1,0 +1,105 @@
+"""What the data sets share: rated chains joined with their problems, the form of a row, and the form of a rejection."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from insightv.models.chat import Message, Text
+from insightv.records import Chain, Problem, Score, Verdict
+from insightv.store import content_hash
+
+Row = dict[str, Any]
+"""A training row as a JSON value.
+
+`id`, `problem_id`, `part`; `images`, digests in the order of the `{"type": "image"}` marks in the prompt; `prompt` and
+either `completion` or `chosen` and `rejected`, lists of `{"role", "content": [{"type", "text"}]}`; `trace`, the chain
+(`chain`, or `chosen` and `rejected`) that the row was made from, with its verdict and score.
+"""
+
+Rejection = dict[str, Any]
+"""Why something did not become a row: the ids that it concerns, `reason` (a fixed name) and sometimes `detail`."""
+
+
+class Rated(NamedTuple):
+    """Problems with their chains and what was judged of them, as the stages hand them over."""
+
+    problems: Sequence[Problem]
+    chains: Sequence[Chain]
+    verdicts: Sequence[Verdict]
+    scores: Sequence[Score]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A chain beside its problem and its latest judgements."""
+
+    problem: Problem
+    chain: Chain
+    verdict: Verdict | None
+    score: Score | None
+
+    @property
+    def correct(self) -> bool | None:
+        """The verdict; None if the chain was not judged."""
+        return self.verdict.correct if self.verdict else None
+
+    @property
+    def value(self) -> int | None:
+        """The path score; None if the chain was not scored."""
+        return self.score.value if self.score else None
+
+    @property
+    def trace(self) -> dict[str, Any]:
+        """Whence a row comes: chain, model, verdict and score."""
+        verdict, score = self.verdict, self.score
+        return {
+            "chain_id": self.chain.id,
+            "model": self.chain.model,
+            "verdict": verdict.model_dump(include={"correct", "by", "reason"}) if verdict else None,
+            "score": score.model_dump(include={"value", "reason", "position"}) if score else None,
+        }
+
+    def reject(self, reason: str, detail: str = "") -> Rejection:
+        """This chain's rejection."""
+        rejection = {"problem_id": self.problem.id, "chain_id": self.chain.id, "reason": reason}
+        return rejection | ({"detail": detail} if detail else {})
+
+
+def join(rated: Rated) -> Iterator[tuple[Problem, list[Candidate]]]:
+    """Yield every problem once, sorted by id, with its chains sorted by index; of several judgements the last counts."""
+    verdicts = {verdict.chain_id: verdict for verdict in rated.verdicts}
+    scores = {score.chain_id: score for score in rated.scores}
+    chains: dict[str, dict[str, Chain]] = {}
+    for chain in rated.chains:
+        chains.setdefault(chain.problem_id, {})[chain.id] = chain
+    for _, problem in sorted({problem.id: problem for problem in rated.problems}.items()):
+        own = sorted(chains.get(problem.id, {}).values(), key=lambda chain: (chain.index, chain.id))
+        yield problem, [Candidate(problem, chain, verdicts.get(chain.id), scores.get(chain.id)) for chain in own]
+
+
+def conversation(messages: Sequence[Message]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Messages in TRL's conversational form, and the digests of their images in order."""
+    turns = []
+    digests = []
+    for message in messages:
+        content: list[dict[str, str]] = []
+        for part in message.parts:
+            if isinstance(part, Text):
+                content.append({"type": "text", "text": part.text})
+            else:
+                content.append({"type": "image"})
+                digests.append(part.digest)
+        turns.append({"role": message.role, "content": content})
+    return turns, digests
+
+
+def row(part: str, problem: Problem, prompt: Sequence[Message], completions: Mapping[str, Sequence[Message]], chains: Mapping[str, Candidate]) -> Row:
+    """A row of `part`: `completions` holds `completion`, or `chosen` and `rejected`; `chains` says what it was made from.
+
+    The id is a hash of part, problem and chains, so sorting by id mixes the parts and never depends on the input's order.
+    """
+    turns, images = conversation(prompt)
+    answers = {name: conversation(messages)[0] for name, messages in completions.items()}
+    identity = content_hash([part, problem.id, {name: candidate.chain.id for name, candidate in chains.items()}])
+    trace = {name: candidate.trace for name, candidate in chains.items()}
+    return {"id": identity, "problem_id": problem.id, "part": part, "images": images, "prompt": turns, **answers, "trace": trace}
