@@ -1,0 +1,1 @@
+"""Training of the agents: one primitive, SFT, DPO, and adapters."""

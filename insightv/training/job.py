@@ -1,0 +1,74 @@
+"""A training as a process of its own: its command, its job file, and what it leaves behind."""
+
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from insightv.config import TrainConfig, UserError
+from insightv.models.vlm import VLM
+from insightv.training import adapters
+from insightv.training.packing import Row
+
+PATHS = ("model", "data", "out", "work", "adapter", "reference", "reference_adapter")
+
+
+def command(kind: Literal["sft", "dpo"], job: Path, processes: int = 1) -> list[str]:
+    """The command line that runs a job file, under torchrun on this machine for more than one process.
+
+    The file is JSON: the arguments of `sft.train` or `dpo.train` by name, paths as strings, `config` as the settings' JSON.
+    """
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
+    return [sys.executable, *launcher, "-m", f"insightv.training.{kind}", str(job)]
+
+
+def main(train: Callable[..., dict[str, Any]], settings: type[TrainConfig]) -> None:
+    """Run the job file named on the command line and print its summary as JSON; a user's mistake is one line and exit code 2."""
+    try:
+        summary = train(**_read(Path(sys.argv[1]), settings))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(2) from None
+    if is_first():
+        print(json.dumps(summary, sort_keys=True))
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes: the only one, or rank 0 under torchrun."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def finish(vlm: VLM, log: Sequence[Mapping[str, Any]], rows: Sequence[Row], dropped: Mapping[str, str], out: Path) -> dict[str, Any]:
+    """Save model and processor (or the adapter alone) and log.jsonl in `out`; returns the summary."""
+    if is_first():
+        out.mkdir(parents=True, exist_ok=True)
+        if hasattr(vlm.model, "peft_config"):
+            adapters.save(vlm.model, out)
+        else:
+            vlm.model.save_pretrained(out)
+            vlm.processor.save_pretrained(out)
+        # Nothing that differs between two runs of the same training.
+        (out / "log.jsonl").write_text("".join(json.dumps(entry, sort_keys=True) + "\n" for entry in log), encoding="utf-8")
+    return {
+        "rows": len(rows),
+        "dropped": dict(Counter(reason.partition(":")[0] for reason in dropped.values())),
+        "steps": log[-1]["step"],
+        "longest": max(row.length for row in rows),
+        "loss_tokens": sum(sum(answer.mask) for row in rows for answer in row.answers),
+        "first_loss": log[0]["loss"],
+        "last_loss": log[-1]["loss"],
+    }
+
+
+def _read(path: Path, settings: type[TrainConfig]) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        config = settings.model_validate(values.pop("config"))
+    except (OSError, ValueError, KeyError, ValidationError) as error:
+        raise UserError(f"job file {path}: {' '.join(str(error).split())}") from None
+    return {"config": config} | {name: Path(value) if name in PATHS and value is not None else value for name, value in values.items()}

@@ -1,0 +1,199 @@
+"""One training over tokenised rows in `transformers.Trainer`'s loop: order of the rows, resume, log and progress."""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from math import ceil
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from insightv.config import TrainConfig, UserError
+from insightv.models.vlm import VLM
+from insightv.store import derive_seed
+from insightv.training.packing import Row, collate
+
+Progress = dict[str, Any]
+Report = Callable[[Progress], None]
+Loss = Callable[[nn.Module, Mapping[str, Any], Tensor | None], tuple[Tensor, dict[str, Tensor]]]
+"""(model, batch, tokens with loss in the whole step or None) -> loss, and metrics to log."""
+
+COMPLETE = "complete"
+"""File that a checkpoint gets when all else of it is written; without it the checkpoint does not count."""
+_GROUP = 32
+"""Steps whose rows are sorted by length together."""
+
+
+def fit(
+    vlm: VLM, rows: Sequence[Row], loss: Loss, config: TrainConfig, work: Path, *, count_tokens: bool, report: Report | None = None
+) -> list[dict[str, Any]]:
+    """Train the model in place and return its log, one entry per logged step.
+
+    Resumes from the last complete checkpoint in `work`, bit-equal on a CPU to a training that was never interrupted.
+    `count_tokens` hands the loss the number of tokens with loss in the step over all accumulated batches and processes; without it the losses
+    of these are averaged. Progress goes to `work`/progress.jsonl and to `report`.
+    """
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if config.dtype == "bfloat16" and not torch.cuda.is_available():
+        # The backward pass of SDPA in bfloat16 takes half of a step's time on a CPU; plain matrix products make good use of AMX.
+        vlm.model.set_attn_implementation("eager")
+    trainer = _Trainer(
+        loss,
+        model=vlm.model,
+        args=_arguments(config, work, processes, unused=any(not row.pixels for row in rows)),
+        train_dataset=_order(rows, config, processes),
+        data_collator=lambda batch: collate(batch, vlm.tokenizer.pad_token_id),
+        callbacks=[_Marker(), _Watcher(work, report)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.model_accepts_loss_kwargs = count_tokens
+    trainer.train(resume_from_checkpoint=_last_checkpoint(work, first=trainer.is_world_process_zero()))
+    return [entry for entry in trainer.state.log_history if "loss" in entry]
+
+
+class _Trainer(Trainer):
+    """The library's loop with our loss."""
+
+    def __init__(self, loss: Loss, **rest: Any) -> None:
+        super().__init__(**rest)
+        self._loss = loss
+        self._metrics: list[dict[str, Tensor]] = []
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Tensor | int | None = None) -> Any:
+        tokens = None if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
+        loss, metrics = self._loss(model, inputs, tokens)
+        if metrics:
+            self._metrics.append(metrics)
+        # DDP averages gradients over processes, but the tokens were counted over all of them.
+        scale = self.accelerator.num_processes if tokens is not None else 1
+        return (loss * scale, None) if return_outputs else loss * scale
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        own: Any = self.model if model is None else model
+        if hasattr(own, "peft_config"):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        # `save_pretrained` writes these classes' tensors under older names. The library's resume looks for the newer ones, finds none, warns,
+        # and goes on from the initial weights.
+        own.load_state_dict(type(own).from_pretrained(resume_from_checkpoint, dtype=own.dtype).state_dict())
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        for name in self._metrics[0] if self._metrics else ():
+            mean = torch.stack([metrics[name] for metrics in self._metrics]).mean()
+            logs[name] = float(self.accelerator.reduce(mean, "mean"))
+        self._metrics.clear()
+        super().log(logs, start_time)
+
+
+class _Marker(TrainerCallback):
+    """Marks a checkpoint as complete, which the library does not."""
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.is_world_process_zero:
+            (Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+
+
+class _Watcher(TrainerCallback):
+    """Tells how far the training is."""
+
+    def __init__(self, work: Path, report: Report | None) -> None:
+        self._path = work / "progress.jsonl"
+        self._report = report
+        self._begin = (0.0, 0)
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._begin = (time.monotonic(), state.global_step)
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        if not state.is_world_process_zero or not logs or "loss" not in logs:
+            return
+        began, first = self._begin
+        pace = (time.monotonic() - began) / max(state.global_step - first, 1)
+        progress = {
+            "step": state.global_step,
+            "of": state.max_steps,
+            "loss": logs["loss"],
+            "seconds_left": round(pace * (state.max_steps - state.global_step), 1),
+        }
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(progress) + "\n")
+        if self._report:
+            self._report(progress)
+
+
+def _order(rows: Sequence[Row], config: TrainConfig, processes: int) -> list[Row]:
+    """All epochs' rows in the order of training: shuffled, then grouped by length within some steps so that little is padding.
+
+    Spelling the order out, instead of a sampler with an epoch counter, makes it the same after every resume.
+    """
+    random = Random(derive_seed(config.seed, "order"))
+    step = config.batch_size * processes * int(config.arguments.get("gradient_accumulation_steps", 1))
+    left = config.max_steps * step if config.max_steps > 0 else ceil(config.epochs * len(rows))
+    order: list[Row] = []
+    waiting: list[Row] = []
+    while left:
+        epoch = random.sample(rows, min(left, len(rows)))
+        left -= len(epoch)
+        waiting += epoch
+        whole = len(waiting) // step * step
+        order += _grouped(waiting[:whole], step, random)
+        # An epoch's last rows that fill no step wait for the next one's first.
+        waiting = waiting[whole:]
+    return order + waiting
+
+
+def _grouped(rows: Sequence[Row], step: int, random: Random) -> list[Row]:
+    """Sort by length inside groups of steps, then shuffle the steps."""
+    steps: list[list[Row]] = []
+    for start in range(0, len(rows), step * _GROUP):
+        group = sorted(rows[start : start + step * _GROUP], key=lambda row: row.length)
+        steps += [group[at : at + step] for at in range(0, len(group), step)]
+    random.shuffle(steps)
+    return [row for rows_of_step in steps for row in rows_of_step]
+
+
+def _arguments(config: TrainConfig, work: Path, processes: int, *, unused: bool) -> TrainingArguments:
+    gpu = torch.cuda.is_available()
+    settings: dict[str, Any] = {
+        "output_dir": str(work),
+        "num_train_epochs": 1,
+        "per_device_train_batch_size": config.batch_size,
+        "learning_rate": config.learning_rate,
+        "warmup_steps": config.warmup,
+        "lr_scheduler_type": config.schedule,
+        "weight_decay": config.weight_decay,
+        "bf16": config.dtype == "bfloat16",
+        "save_steps": config.save_steps,
+        "save_total_limit": 2,
+        "logging_steps": 1,
+        "seed": config.seed,
+        "train_sampling_strategy": "sequential",
+        "remove_unused_columns": False,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": not gpu,
+        "dataloader_pin_memory": gpu,
+        # A text-only batch leaves the projector unused, and a trained vision tower has layers behind the one whose features are taken.
+        "ddp_find_unused_parameters": unused or "vision" in config.train,
+        **({"ddp_backend": "gloo"} if processes > 1 and not gpu else {}),
+    }
+    try:
+        return TrainingArguments(**(settings | config.arguments))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"training arguments: {' '.join(str(error).split())}") from None
+
+
+def _last_checkpoint(work: Path, *, first: bool) -> str | None:
+    """The newest complete checkpoint; incomplete ones, which a kill left behind, are removed by the first process."""
+    found = {int(folder.name.rpartition("-")[2]): folder for folder in work.glob("checkpoint-*")}
+    complete = {step: folder for step, folder in found.items() if (folder / COMPLETE).exists()}
+    if first:
+        for step in found.keys() - complete.keys():
+            shutil.rmtree(found[step])
+    return str(complete[max(complete)]) if complete else None

@@ -1,0 +1,42 @@
+"""Supervised fine-tuning of either agent (Insight-V, section 3.3): `python -m insightv.training.sft JOB.json` is one training."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from insightv.config import TrainConfig, UserError
+from insightv.training import adapters, job
+from insightv.training.packing import answer_logprobs
+from insightv.training.rows import encode_rows, read_data
+from insightv.training.run import Report, fit
+
+
+def sft_loss(model: nn.Module, batch: Mapping[str, Any], tokens: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+    """Negative log-likelihood of the completions, averaged over their tokens.
+
+    `tokens` is the count to divide by when the step has more batches than this one.
+    """
+    logprobs = answer_logprobs(model, batch)
+    count = logprobs.counts.sum() if tokens is None else tokens
+    return -logprobs.sums.sum() / count, {}
+
+
+def train(model: Path, data: Path, out: Path, config: TrainConfig, work: Path, *, adapter: Path | None = None, report: Report | None = None) -> dict[str, Any]:
+    """Fine-tune the checkpoint `model` (with `adapter` on it) on the data set in `data` and save the result in `out`.
+
+    With `config.lora` only an adapter is trained and saved, else the whole model with its processor. `work` holds checkpoints and progress;
+    a training that was killed goes on from there. Returns the summary: rows, dropped rows by reason, steps, tokens, first and last loss.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    vlm = adapters.prepare(model, config, adapter)
+    rows, dropped = encode_rows(vlm, read_data(data), config.max_length)
+    if not rows:
+        raise UserError(f"no rows to train on in {data}: {len(dropped)} were dropped, see max_length = {config.max_length}")
+    log = fit(vlm, rows, sft_loss, config, work, count_tokens=True, report=report)
+    return job.finish(vlm, log, rows, dropped, out)
+
+
+if __name__ == "__main__":
+    job.main(train, TrainConfig)

@@ -1,0 +1,126 @@
+import io
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from insightv.config import DpoConfig, UserError
+from insightv.models.vlm import load
+from insightv.training import dpo
+
+MODELS = ("tiny_llava", "tiny_llava_next", "tiny_qwen")
+
+
+def settings(**values: Any) -> DpoConfig:
+    return DpoConfig.model_validate({"max_steps": 4, "batch_size": 3, "learning_rate": 1e-3, "warmup": 0, "schedule": "constant"} | values)
+
+
+def log(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_losses_and_metrics_are_those_of_trl_over_several_optimizer_steps(
+    model: str, request: pytest.FixtureRequest, rows: Callable[..., Any], save: Callable[..., Path], tmp_path: Path
+) -> None:
+    from datasets import Dataset
+    from trl import DPOConfig, DPOTrainer
+
+    path, data = request.getfixturevalue(model), rows(3, pairs=True)
+    dpo.train(path, save(data), tmp_path / "ours", settings(), tmp_path / "work")
+
+    theirs = load(path)
+    for name, parameter in theirs.model.named_parameters():
+        parameter.requires_grad_("visual.blocks" not in name and "visual.patch_embed" not in name and "vision_tower" not in name)
+    dataset = Dataset.from_list([row | {"images": [Image.open(io.BytesIO(image["bytes"])) for image in row["images"]]} for row in data])
+    arguments = DPOConfig(
+        output_dir=str(tmp_path / "trl"),
+        max_steps=4,
+        per_device_train_batch_size=3,
+        learning_rate=1e-3,
+        lr_scheduler_type="constant",
+        max_length=None,
+        logging_steps=1,
+        report_to="none",
+        use_cpu=True,
+        bf16=False,
+        gradient_checkpointing=False,
+        save_strategy="no",
+        disable_tqdm=True,
+    )
+    trainer = DPOTrainer(theirs.model, ref_model=load(path).model, args=arguments, train_dataset=dataset, processing_class=theirs.processor)
+    trainer.train()
+    expected = [entry for entry in trainer.state.log_history if "loss" in entry]
+    ours = log(tmp_path / "ours")
+    assert [entry["loss"] for entry in ours] == pytest.approx([entry["loss"] for entry in expected], abs=1e-4)
+    assert [entry["margin"] for entry in ours] == pytest.approx([entry["rewards/margins"] for entry in expected], abs=1e-4)
+    assert [entry["accuracy"] for entry in ours] == pytest.approx([entry["rewards/accuracies"] for entry in expected])
+    assert ours[-1]["loss"] < ours[0]["loss"] - 0.05
+
+
+@pytest.mark.parametrize("lora", [None, {"r": 4}])
+def test_the_first_loss_is_ln_2_where_policy_and_reference_are_equal(
+    lora: dict[str, int] | None, tiny_llava: Path, rows: Callable[..., Any], save: Callable[..., Path], tmp_path: Path
+) -> None:
+    data = save(rows(6, pairs=True))
+    dpo.train(tiny_llava, data, tmp_path / "m1", settings(lora=lora), tmp_path / "work1", reference=tiny_llava)
+    first = log(tmp_path / "m1")
+    assert first[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
+    assert first[0]["kl"] == pytest.approx(0, abs=1e-4)
+    assert first[-1]["margin"] > 0.1
+    # A second round from the weights of the first, whatever these remember of where they came from.
+    place = {"adapter": tmp_path / "m1"} if lora else {}
+    start = tiny_llava if lora else tmp_path / "m1"
+    dpo.train(start, data, tmp_path / "m2", settings(lora=lora), tmp_path / "work2", **place)
+    assert log(tmp_path / "m2")[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
+    # Against the initial reference instead, the first round's gain is there from the start.
+    dpo.train(start, data, tmp_path / "m3", settings(lora=lora), tmp_path / "work3", reference=tiny_llava, **place)
+    assert log(tmp_path / "m3")[0]["loss"] < math.log(2) - 0.01
+
+
+def test_label_smoothing_and_the_likelihood_term_are_those_of_the_formula(
+    tiny_llava: Path, rows: Callable[..., Any], save: Callable[..., Path], tmp_path: Path
+) -> None:
+    data = save(rows(3, pairs=True))
+    values = {"learning_rate": 1e-2, "beta": 0.3, "batch_size": 3, "max_steps": 2}
+    dpo.train(tiny_llava, data, tmp_path / "both", settings(**values, label_smoothing=0.2, sft_weight=0.5), tmp_path / "work2")
+    start = log(tmp_path / "both")[0]
+    nll = -start["logp_chosen"] / start["length_chosen"]
+    assert start["loss"] == pytest.approx(math.log(2) + 0.5 * nll, abs=1e-4)
+    # By hand from the logged margin of a single pair's second step.
+    one = save(rows(1, pairs=True))
+    dpo.train(tiny_llava, one, tmp_path / "one", settings(**(values | {"batch_size": 1}), label_smoothing=0.2), tmp_path / "work3")
+    second = log(tmp_path / "one")[1]
+    margin = second["margin"]
+    assert margin > 0.05
+    by_hand = 0.8 * math.log1p(math.exp(-margin)) + 0.2 * math.log1p(math.exp(margin))
+    assert second["loss"] == pytest.approx(by_hand, abs=1e-5)
+
+
+def test_the_references_log_probabilities_are_computed_once(
+    tiny_llava: Path, rows: Callable[..., Any], save: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = save(rows(3, pairs=True))
+    dpo.train(tiny_llava, data, tmp_path / "out", settings(), tmp_path / "work")
+    monkeypatch.setattr(dpo, "_score", None)
+    dpo.train(tiny_llava, data, tmp_path / "again", settings(), tmp_path / "work")
+    assert (tmp_path / "again" / "model.safetensors").read_bytes() == (tmp_path / "out" / "model.safetensors").read_bytes()
+
+
+def test_a_reference_of_another_vocabulary_is_refused(
+    tiny_llava: Path, tiny_qwen: Path, rows: Callable[..., Any], save: Callable[..., Path], tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="another vocabulary"):
+        dpo.train(tiny_llava, save(rows(3, pairs=True)), tmp_path / "out", settings(), tmp_path / "work", reference=tiny_qwen)
+
+
+def test_the_vision_tower_keeps_its_bytes(tiny_llava: Path, rows: Callable[..., Any], save: Callable[..., Path], tmp_path: Path) -> None:
+    dpo.train(tiny_llava, save(rows(3, pairs=True)), tmp_path / "out", settings(), tmp_path / "work")
+    before, after = (load_file(folder / "model.safetensors") for folder in (tiny_llava, tmp_path / "out"))
+    assert {name for name in before if not torch.equal(before[name], after[name])} == {name for name in before if "vision_tower" not in name}

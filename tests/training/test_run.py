@@ -1,0 +1,77 @@
+import json
+import subprocess
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from insightv.config import TrainConfig
+from insightv.training import sft
+from insightv.training.job import command
+from insightv.training.packing import Answer, Row
+from insightv.training.run import _order
+
+
+def made(count: int) -> list[Row]:
+    draw = Random(count)
+    return [Row(str(i), [0] * draw.randrange(5, 100), {}, [Answer([1], [1])]) for i in range(count)]
+
+
+def names(rows: list[Row]) -> list[str]:
+    return [row.row_id for row in rows]
+
+
+@pytest.mark.parametrize(("count", "epochs", "batch"), [(100, 1, 8), (100, 2.5, 8), (7, 3, 4), (3, 2, 8)])
+def test_every_epoch_gives_every_row_once(count: int, epochs: float, batch: int) -> None:
+    rows = made(count)
+    order = names(_order(rows, TrainConfig(epochs=epochs, batch_size=batch), 1))
+    assert len(order) == epochs * count
+    times = Counter(order)
+    assert set(times) == set(names(rows))
+    assert max(times.values()) - min(times.values()) <= 1
+
+
+def test_the_order_depends_on_the_seed_alone_and_counts_the_rows_of_all_steps() -> None:
+    rows = made(50)
+    config = TrainConfig(max_steps=5, batch_size=4, seed=1, arguments={"gradient_accumulation_steps": 3})
+    order = names(_order(rows, config, 2))
+    assert len(order) == 5 * 4 * 3 * 2
+    assert names(_order(rows, config, 2)) == order
+    assert names(_order(rows, config.model_copy(update={"seed": 2}), 2)) != order
+
+
+def test_batches_hold_rows_of_like_length() -> None:
+    rows = made(800)
+    order = _order(rows, TrainConfig(batch_size=8), 1)
+    batches = [order[at : at + 8] for at in range(0, 800, 8)]
+    padded = sum(len(batch) * max(row.length for row in batch) for batch in batches)
+    assert padded < 1.1 * sum(row.length for row in rows)
+    # They do not come sorted: a short batch may follow a long one.
+    longest = [batch[-1].length for batch in batches]
+    assert longest != sorted(longest)
+
+
+def test_two_processes_with_half_the_batch_each_train_as_one(tiny_llava: Path, rows: Callable[..., Any], save: Callable[..., Path], tmp_path: Path) -> None:
+    data = save(rows(8))
+    config = TrainConfig(max_steps=3, batch_size=4, learning_rate=1e-3, warmup=0, schedule="constant")
+    sft.train(tiny_llava, data, tmp_path / "one", config, tmp_path / "work1")
+    job = tmp_path / "job.json"
+    halved = config.model_copy(update={"batch_size": 2, "processes": 2}).model_dump()
+    paths = {"model": tiny_llava, "data": data, "out": tmp_path / "two", "work": tmp_path / "work2"}
+    job.write_text(json.dumps({name: str(path) for name, path in paths.items()} | {"config": halved}))
+    finished = subprocess.run(command("sft", job, processes=2), capture_output=True, text=True, check=True)
+    assert json.loads(finished.stdout.splitlines()[-1])["steps"] == 3
+    one, two = ([json.loads(line)["loss"] for line in (tmp_path / name / "log.jsonl").read_text().splitlines()] for name in ("one", "two"))
+    assert two == pytest.approx(one, abs=1e-4)
+
+
+def test_a_job_file_that_is_wrong_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    job = tmp_path / "job.json"
+    job.write_text(json.dumps({"model": "m", "config": {"batchsize": 3}}))
+    finished = subprocess.run(command("dpo", job), capture_output=True, text=True)
+    assert finished.returncode == 2
+    assert finished.stderr.strip().startswith(f"job file {job}")
+    assert len(finished.stderr.strip().splitlines()) == 1
