@@ -196,9 +196,20 @@ class DpoConfig(TrainConfig):
     sampling: SamplingConfig = SamplingConfig(temperature=0.9, max_tokens=4096)
     learning_rate: float = 5e-7
     server: str | None = None
-    """Command that serves a checkpoint, with {path}, {port}, {revision}; None samples in process."""
-    server_timeout: float = 600.0
-    """Seconds to wait until the server answers."""
+    """Command that serves the reasoner's checkpoint to sample its own chains from; None samples in process.
+
+    It is split into arguments as a shell would, but no shell runs it. Replaced are {path}, the folder of the checkpoint; {port}, to listen on at
+    127.0.0.1; {revision}, the hash of this very checkpoint, which a model that GET /v1/models lists must have in its id (or as its field
+    `revision`), or the run ends; with `lora`, {path} is the base and {adapter} the folder of the adapter on it. For instance
+    `vllm serve {path} --port {port} --served-model-name policy-{revision}`, or with an adapter
+    `vllm serve {path} --port {port} --enable-lora --lora-modules policy-{revision}={adapter}`. The server is ended after the sampling, by SIGTERM
+    to its process group, then SIGKILL.
+    """
+    server_timeout: float = Field(600.0, gt=0)
+    """Seconds to wait until the server lists its models."""
+    pairs_from: Literal["policy", "teacher"] = "policy"
+    """`policy`: each round samples M_t's own chains. `teacher`: off-policy pairs from the teacher's rated chains of the training problems, the same
+    in every round, for a model that writes no chains of its own yet."""
 
 
 class LocalConfig(Settings):
@@ -318,6 +329,8 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except FileNotFoundError:
         raise UserError(f"no config at {path}") from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
@@ -344,7 +357,10 @@ def _apply(values: dict[str, Any], override: str) -> None:
         values = values.setdefault(parent, {})
         if not isinstance(values, dict):
             raise UserError(f"override {override!r}: {parent} is a value, not a section")
-    values[leaf] = yaml.safe_load(text)
+    try:
+        values[leaf] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"override {override!r}: {text!r} is not a YAML value: {' '.join(str(error).split())}") from None
 
 
 def _explain(error: ValidationError) -> str:

@@ -1,0 +1,59 @@
+# `make demo` and `make test` install what they need into .venv first; nothing else is asked of you but Python 3.11 or newer.
+PYTHON ?= python3
+VENV ?= .venv
+JOBS ?= 2
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install -qq --constraint constraints.txt
+
+# Models this small gain nothing from threads inside an operation; the work is spread over processes instead.
+export OMP_NUM_THREADS ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: help demo test lint format laptop soak install constraints clean
+.DEFAULT_GOAL := help
+
+help: ## Show this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 14
+
+demo: $(STAMP) ## The whole method in about ten minutes on two cores; ends with the table and the report's path
+	@$(BIN)/insightv demo
+
+test: $(STAMP) ## All tests but the slow ones
+	@$(BIN)/python -m pytest -q -n $(JOBS)
+
+lint: $(STAMP) ## ruff, its formatter, and mypy in strict mode
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check --quiet --diff .
+	@$(BIN)/mypy
+
+format: $(STAMP) ## Let ruff put the code in order
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+laptop: $(STAMP) ## All rows of the table, about an hour a seed
+	@$(BIN)/insightv run configs/laptop.yaml
+
+soak: $(STAMP) ## Kill the demo at 20 random moments, start it again each time, and compare its bytes with an undisturbed run's
+	@$(BIN)/python -m pytest -q -s -m slow tests/soak
+
+install: $(STAMP) ## Only make .venv
+
+# torch goes first and alone, so that nothing else can choose another build of it; the stamp is written last, so that a broken
+# installation is tried again.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Python 3.11 or newer is needed; {sys.executable} is {sys.version.split()[0]}. Say which: make PYTHON=python3.12")'
+	@test -x $(BIN)/python || { echo "Creating $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@echo "Installing torch 2.13.0 into $(VENV) (once; minutes on a slow line)"
+	@$(PIP) torch==2.13.0
+	@echo "Installing insightv and the rest"
+	@$(PIP) --editable '.[dev]'
+	@touch $@
+
+constraints: $(STAMP) ## Pin what .venv holds now
+	@{ echo '# What `make test` ran with: a fresh environment gets these versions. Remade with `make constraints`.'; \
+	   $(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//'; } > constraints.new && mv constraints.new constraints.txt
+	@touch $(STAMP)
+
+clean: ## Remove .venv and caches; runs stay
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,94 @@
+"""Exit codes and messages of the command line: one line on stderr for what a user can mend, never a traceback."""
+
+import errno
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from insightv import cli
+from insightv.models.chat import EndpointDown
+
+VERBS = ("demo", "run", "check", "import", "generate", "assess", "build", "train", "evaluate", "report", "status", "ask", "world")
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["insightv", *arguments])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    return int(end.value.code or 0)
+
+
+def raising(error: BaseException) -> Callable[..., None]:
+    def fail(*_: object) -> None:
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_teaches(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], verb: str) -> None:
+    assert call(monkeypatch, verb, "--help") == 0
+    assert "Usage" in capsys.readouterr().out
+
+
+def test_help_lists_every_verb(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(monkeypatch, "--help") == 0
+    out = capsys.readouterr().out
+    assert [verb for verb in VERBS if verb not in out] == []
+
+
+def test_a_missing_config_is_one_line_and_exit_2(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert call(monkeypatch, "run", str(tmp_path / "none.yaml")) == 2
+    error = capsys.readouterr().err
+    assert error == f"insightv: no config at {tmp_path / 'none.yaml'}\n"
+
+
+def test_import_turns_rows_and_images_into_problems(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "a.png")
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"image": "a.png", "question": "Which colour?", "answer": "red"}\n{"image": "b.png", "question": "And this?", "answer": "blue"}\n')
+    assert call(monkeypatch, "import", str(rows), str(tmp_path / "out"), "--images", str(tmp_path)) == 0
+    assert len((tmp_path / "out" / "problems.jsonl").read_text(encoding="utf-8").splitlines()) == 1
+    assert len((tmp_path / "out" / "rejections.jsonl").read_text(encoding="utf-8").splitlines()) == 1
+    assert "rejections" in capsys.readouterr().out
+
+
+def test_the_teacher_needs_a_world(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("seed: 1", encoding="utf-8")
+    assert call(monkeypatch, "world", "teacher", str(path)) == 2
+    assert "has no `world:` section" in capsys.readouterr().err
+
+
+def test_overrides_reach_the_config(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("seed: 1", encoding="utf-8")
+    assert call(monkeypatch, "run", str(path), "-o", "generate.m=5", "--set", "seed=2") == 2
+    assert "unknown key generate.m" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "expected"),
+    [
+        (EndpointDown("http://127.0.0.1:8000/v1 did not answer for 600 s"), 2, "did not answer for 600 s; run the same command to go on"),
+        (OSError(errno.ENOSPC, "No space left on device", "runs/demo/x"), 2, "the disk is full at runs/demo/x"),
+        (KeyboardInterrupt(), 130, "stopped; run the same command to go on"),
+    ],
+)
+def test_an_end_from_outside_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: BaseException, code: int, expected: str
+) -> None:
+    monkeypatch.setattr(cli, "load_config", raising(error))
+    assert call(monkeypatch, "run", "any.yaml") == code
+    message = capsys.readouterr().err
+    assert expected in message and "Traceback" not in message and len(message.splitlines()) == 1
+
+
+def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "load_config", raising(OSError(errno.EIO, "broken")))
+    monkeypatch.setattr(sys, "argv", ["insightv", "run", "any.yaml"])
+    with pytest.raises(OSError, match="broken"):
+        cli.main()
