@@ -1,0 +1,48 @@
+"""One stage as a process of its own: `python -m insightv.child CONFIG STAGE`; progress as JSON lines on stdout."""
+
+import json
+import logging
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from insightv.config import UserError, load_config
+from insightv.loop import plan
+from insightv.models.chat import EndpointDown
+from insightv.processes import make
+from insightv.store import Run
+
+
+def main() -> None:
+    """Make the stage; exit code 2 is a user's mistake and 3 an endpoint that went away, each with one line on stderr."""
+    config, name = Path(sys.argv[1]), sys.argv[2]
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    logging.basicConfig(level=logging.WARNING)
+    last = 0.0
+
+    def report(values: dict[str, Any]) -> None:
+        nonlocal last
+        if time.monotonic() - last > 0.2 or values.get("step") == values.get("of"):
+            last = time.monotonic()
+            print(json.dumps(values), flush=True)
+
+    try:
+        settings = load_config(config)
+        make(plan(settings), Run(settings.run), name, report, "--retry-failed" in sys.argv)
+    except (UserError, EndpointDown) as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(3 if isinstance(error, EndpointDown) else 2) from None
+
+
+def _end_with_parent(parent: int) -> None:
+    """A stage must not outlive a run that was killed: its successor would work in the same folder."""
+    while os.getppid() == parent:
+        time.sleep(0.2)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

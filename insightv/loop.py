@@ -1,0 +1,259 @@
+"""The paper on one page: which stages there are, what each is made from, and the verbs that run and show them.
+
+problems -> chains -> assessment -> data -> two agents -> T x (sample from M_t -> assess -> pairs -> DPO -> M_t+1) -> evaluation
+"""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from insightv import agents, stages
+from insightv.config import Config, EndpointConfig, UserError, load_config
+from insightv.datasets import reasoning
+from insightv.datasets.sources import read_problems
+from insightv.images import ImageError, decode
+from insightv.models.chat import Delta
+from insightv.processes import Plan, execute, tell
+from insightv.records import Problem
+from insightv.stages import Context
+from insightv.store import Run, content_hash
+
+ROWS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "base": ("solve_direct", ("base",)),
+    "base-reasoned": ("solve_single", ("base",)),
+    "single": ("solve_single", ("single",)),
+    "single-fair": ("solve_single", ("single-fair",)),
+    "multi-turn": ("solve_multi_turn", ("multi-turn",)),
+    "summarizer": ("solve_direct", ("summarizer",)),
+    "reasoner": ("solve_reasoner", ("reasoner",)),
+    "pair": ("solve", ("reasoner", "summarizer")),
+}
+"""Row of the table -> how it solves a problem, and its models. `pair+dpoT` is the pair after T rounds, `pair+dpo` after the last."""
+
+VERBS = {
+    "problems": r"problems",
+    "base": r"base",
+    "generate": r"generate",
+    "assess": r"assess|truth",
+    "build": r".*-data",
+    "train": r"reasoner|summarizer|single|single-fair|multi-turn|dpo\d+",
+    "evaluate": r"evaluate-.*",
+}
+"""Verb of the command line -> the stages that it asks for; what these need is made too."""
+
+
+def plan(config: Config) -> Plan:
+    """All stages that the configured rows need, by name: the whole method."""
+    c, steps = config, Plan(config)
+    add = steps.add
+    add("problems", (), stages.make_problems, [c.world, c.problems, c.seed])
+    add("base", (), stages.make_base, [c.world and (c.world.retrain_base, c.world.base_steps), c.models.base, c.seed], apart=True)
+
+    add("generate", ("problems",), stages.generate, [c.generate, _who(c, "generator"), c.seed])
+    add("assess", ("problems", "generate"), partial(stages.assess_chains, source="generate", split="train"), _judging(c))
+    if c.world:
+        add("truth", ("problems", "generate", "assess"), partial(stages.measure_truth, source="generate", judged="assess", split="train"), [])
+
+    rated = ("problems", "generate", "assess")
+    for name, model, form in (
+        ("reasoning-data", "reasoner", reasoning.reasoning_rows),
+        ("single-data", "single", reasoning.single_rows),
+        ("multi-turn-data", "multi-turn", reasoning.multi_turn_rows),
+    ):
+        settings = stages.seeded(c, c.reasoner if model == "reasoner" else c.single)
+        add(name, rated, partial(stages.build_reasoning, form=form), [c.reasoning, c.prompts])
+        add(model, ("base", name), partial(stages.train_sft, data=name, settings=settings), settings, apart=True)
+
+    last = f"dpo{c.dpo.rounds}" if c.dpo.rounds else "reasoner"
+    author, own = (last, "dpo-chains") if c.summary.own_chains == "dpo" else ("reasoner", "own-chains")
+    drawn = c.summary.own_sampling or c.systems.reasoner
+    draw = partial(stages.sample, model=author, split="own", n=c.summary.own_n, sampling=drawn)
+    add(own, ("problems", author), draw, [c.summary.own_n, c.dpo.server, *_drawing(c, drawn)], apart=True)
+    add(f"{own}-assess", ("problems", own), partial(stages.assess_chains, source=own, split="own", score=False), _judging(c))
+    add("summary-data", (*rated, own, f"{own}-assess"), partial(stages.build_summary, own=own), [c.summary, c.prompts, c.seed])
+    judge, fair = stages.seeded(c, c.summarizer), stages.seeded(c, c.single)
+    add("summarizer", ("base", "summary-data"), partial(stages.train_sft, data="summary-data", settings=judge), judge, apart=True)
+
+    add("single-fair-data", (*rated, "summary-data"), stages.build_fair, [c.reasoning, c.prompts])
+    like = ("reasoner", "summarizer")
+    add("single-fair", ("base", "single-fair-data", *like), partial(stages.train_sft, data="single-fair-data", settings=fair, like=like), fair, apart=True)
+
+    policy = "reasoner"
+    for t in range(1, c.dpo.rounds + 1):
+        policy = _dpo_round(steps, c, t, policy)
+
+    for row in c.systems.rows:
+        solver, models = _row(row, c)
+        decoding = [c.systems.reasoner, c.systems.splits, *_drawing(c, c.systems.answer)]
+        add(f"evaluate-{row}", ("problems", *models), partial(stages.evaluate_row, solver=solver, models=models, row=row), decoding, apart=True)
+    return steps
+
+
+def _dpo_round(steps: Plan, c: Config, t: int, policy: str) -> str:
+    """Round t (Insight-V, section 3.4): D_t comes from M_t itself, or off-policy from the teacher; returns the name of M_t+1."""
+    chains, judged, split = "generate", "assess", "train"
+    if c.dpo.pairs_from == "policy":
+        chains, judged, split = f"round{t}-chains", f"round{t}-chains-assess", "preference"
+        limit = (c.dpo.problems * (t - 1), c.dpo.problems) if c.dpo.problems else None
+        draw = partial(stages.sample, model=policy, split=split, n=c.dpo.n, sampling=c.dpo.sampling, limit=limit)
+        steps.add(chains, ("problems", policy), draw, [c.dpo.n, limit, c.dpo.server, *_drawing(c, c.dpo.sampling)], apart=True)
+        steps.add(judged, ("problems", chains), partial(stages.assess_chains, source=chains, split=split), _judging(c))
+    data, name = f"round{t}-data", f"dpo{t}"
+    pair = partial(stages.build_pairs, source=chains, judged=judged, split=split)
+    steps.add(data, ("problems", chains, judged), pair, [c.preference, c.prompts, c.seed])
+    reference = policy if c.dpo.reference == "previous" else "reasoner"
+    training = partial(stages.train_dpo, data=data, policy=policy, reference=reference)
+    # What made the pairs is in the data already: another round, say, leaves the earlier ones as they are.
+    made = {"rounds", "n", "problems", "sampling", "server", "server_timeout", "pairs_from"}
+    settings = stages.seeded(c, c.dpo).model_dump(mode="json", exclude=made)
+    steps.add(name, tuple(dict.fromkeys(("base", data, policy, reference))), training, settings, apart=True)
+    return name
+
+
+def _row(row: str, config: Config) -> tuple[str, tuple[str, ...]]:
+    if row in ROWS:
+        return ROWS[row]
+    if match := re.fullmatch(r"pair\+dpo(\d*)", row):
+        t = int(match[1] or config.dpo.rounds)
+        if 1 <= t <= config.dpo.rounds:
+            return "solve", (f"dpo{t}", "summarizer")
+        raise UserError(f"systems.rows: {row} needs dpo.rounds to be at least {max(t, 1)}, it is {config.dpo.rounds}")
+    raise UserError(f"systems.rows: no row {row!r}; there are {', '.join(ROWS)}, pair+dpo and pair+dpo1, pair+dpo2 ..")
+
+
+def _who(config: Config, *roles: str) -> list[Any]:
+    """What names the models behind the roles' endpoints, without their addresses."""
+    return [getattr(config.models, role).model_dump(include={"model", "revision", "extra"}) for role in roles]
+
+
+def _judging(config: Config) -> list[Any]:
+    return [config.assess, *_who(config, "judge", "scorer"), config.seed]
+
+
+def _drawing(config: Config, sampling: Any) -> list[Any]:
+    return [sampling, config.prompts, config.local.batch_size, config.local.dtype, config.seed]
+
+
+def run(config: Config, only: set[str] | None = None, *, retry_failed: bool = False) -> None:
+    """Make all stages that a verb asks for (all without one), then the table and the report; goes on where an earlier run stopped."""
+    config = name_teacher(config)
+    steps = plan(config)
+    needed = steps.closure({name for name in steps.steps if re.fullmatch(r"evaluate-.*|truth", name)})
+    pattern = "|".join(VERBS[verb] for verb in only) if only else ".*"
+    execute(config, plan, {name for name in needed if re.fullmatch(pattern, name)}, with_teacher, retry_failed)
+    if only is None or "evaluate" in only:
+        from insightv.table import show
+
+        page = report(config.run)
+        show(Run(config.run), config)
+        print(f"report: {page}")
+
+
+def check(config: Config) -> list[dict[str, object]]:
+    """Facts about every role's endpoint, from one chain and one judgement each, with time and cost of the whole projected."""
+    from insightv.preflight import check
+
+    run(config, {"problems"})
+    problems = list(read_problems(config.run / "problems" / "train.jsonl"))
+    if not problems:
+        raise UserError("there is no training problem to make a chain for")
+    with with_teacher(name_teacher(config)) as resolved:
+        return check(resolved, Run(config.run), problems[0], len(problems))
+
+
+def name_teacher(config: Config) -> Config:
+    """The config with the simulated teacher's dials as its revision, where an endpoint has no URL: other dials are another model."""
+    if config.world is None:
+        return config
+    revision = content_hash(config.world.teacher.model_dump())[:12]
+    return _fill(config, lambda endpoint: {"revision": endpoint.revision or revision})
+
+
+@contextmanager
+def with_teacher(config: Config) -> Iterator[Config]:
+    """The config with the address of the world's teacher, which runs meanwhile, wherever an endpoint has no URL."""
+    roles = (config.models.generator, config.models.judge, config.models.scorer)
+    if all(role.url for role in roles):
+        yield config
+    elif config.world is None:
+        raise UserError("models.generator.url, models.judge.url and models.scorer.url must be set, or a world configured")
+    else:
+        from insightv.world.teacher import serve
+
+        with serve(config.world.teacher) as url:
+            yield _fill(config, lambda _: {"url": url})
+
+
+def _fill(config: Config, values: Callable[[EndpointConfig], dict[str, str]]) -> Config:
+    def filled(role: EndpointConfig) -> EndpointConfig:
+        return role if role.url else role.model_copy(update=values(role))
+
+    models = config.models
+    update = {"generator": filled(models.generator), "judge": filled(models.judge), "scorer": filled(models.scorer)}
+    return config.model_copy(update={"models": models.model_copy(update=update)})
+
+
+def report(run: Path) -> Path:
+    """Write RUN/report.html from what the run holds; returns its path."""
+    from insightv.evaluation.collect import collect
+    from insightv.evaluation.report import render
+
+    if not (run / "config.yaml").is_file():
+        raise UserError(f"no run at {run}: it has no config.yaml")
+    config = load_config(run / "config.yaml")
+    systems = config.systems
+    known = [problem for path in sorted((run / "problems").glob("*.jsonl")) for problem in read_problems(path)]
+    data = collect(Run(run), known, rows=systems.rows, baseline=systems.baseline, primary=systems.primary, seed=config.seed)
+    render(data, run / "report.html")
+    return run / "report.html"
+
+
+def status(run: Path) -> list[dict[str, object]]:
+    """The stages of a run, whether they are done, and what each said of itself."""
+    if not (run / "config.yaml").is_file():
+        raise UserError(f"no run at {run}: it has no config.yaml")
+    config = load_config(run / "config.yaml")
+    steps, here = plan(config), Run(run)
+    needed = steps.closure({name for name in steps.steps if re.fullmatch(r"evaluate-.*|truth", name)})
+    rows: list[dict[str, object]] = []
+    done: set[str] = set()
+    for name, step in steps.steps.items():
+        if name in needed:
+            stage = steps.stage(here, name) if done.issuperset(step.needs) else None
+            if stage and stage.done:
+                done.add(name)
+            begun = any((run / ".work").glob(f"{name}-{'?' * 12}"))
+            state = "done" if name in done else "begun" if begun else "to do"
+            rows.append({"stage": name, "state": state, "summary": tell(stage.summary) if stage and name in done else ""})
+    return rows
+
+
+def ask(run: Path, image: Path, question: str, options: tuple[str, ...] = ()) -> Iterator[Delta]:
+    """The trained pair's reasoning and answer to one question, as deltas."""
+    if not (run / "config.yaml").is_file():
+        raise UserError(f"no run at {run}: it has no config.yaml; run `insightv demo` first")
+    config, here = load_config(run / "config.yaml"), Run(run)
+    models = next((models for models in (_row(row, config)[1] for row in reversed(config.systems.rows)) if len(models) == 2), ("reasoner", "summarizer"))
+    missing = [name for name in models if not (run / name / "manifest.json").is_file()]
+    if missing:
+        raise UserError(f"{run} has no trained {' and no '.join(missing)} yet; finish the run first")
+    try:
+        data = image.read_bytes()
+        decode(data)
+    except (OSError, ImageError) as error:
+        raise UserError(f"{image}: {error.strerror if isinstance(error, OSError) else error}") from None
+    problem = Problem(id="asked", question=question, images=(here.images.add(data),), options=options, answers=("?",))
+    context = Context(config, here, lambda _: None)
+    with context.chat(models[0]) as reasoner, context.chat(models[1]) as summarizer:
+        deltas = agents.stream(problem, reasoner, summarizer, config.systems, config.prompts, config.seed)
+        with asyncio.Runner() as runner:
+            while delta := runner.run(_next(deltas)):
+                yield delta
+
+
+async def _next(deltas: AsyncIterator[Delta]) -> Delta | None:
+    return await anext(deltas, None)

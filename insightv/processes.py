@@ -1,0 +1,218 @@
+"""Run a plan of stages in the order of their needs, some side by side in processes of their own, with progress to look at."""
+
+import asyncio
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from graphlib import TopologicalSorter
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from insightv.config import Config, UserError, save_config
+from insightv.files import locked
+from insightv.models.chat import EndpointDown
+from insightv.stages import Context, Summary
+from insightv.store import Run, Stage
+
+VERSION = 1
+"""Part of every stage's hash: raise it when the code of the stages changes what they make."""
+
+Make = Callable[[Context, Path], Summary]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A stage of a plan: what it needs, how it is made, and the settings that its result depends on."""
+
+    name: str
+    needs: tuple[str, ...]
+    make: Make
+    settings: Any
+    apart: bool
+    """In a process of its own: whatever loads a model."""
+
+
+@dataclass
+class Plan:
+    """Stages by name."""
+
+    config: Config
+    steps: dict[str, Step] = field(default_factory=dict)
+
+    def add(self, name: str, needs: tuple[str, ...], make: Make, settings: Any, *, apart: bool = False) -> None:
+        """Add a stage; what it needs must be there."""
+        missing = [need for need in needs if need not in self.steps]
+        if missing:
+            raise ValueError(f"stage {name} needs {', '.join(missing)}, which come later or not at all")
+        self.steps[name] = Step(name, needs, make, _plain(settings), apart)
+
+    def closure(self, names: set[str]) -> set[str]:
+        """The stages and all that they need, directly or not."""
+        found = set(names)
+        for name in reversed(self.steps):
+            if name in found:
+                found.update(self.steps[name].needs)
+        return found
+
+    def stage(self, run: Run, name: str) -> Stage:
+        """The stage in the run; what it needs must be done."""
+        step = self.steps[name]
+        inputs = {need: self.stage(run, need).outputs_hash for need in step.needs}
+        return run.stage(name, inputs=inputs, config=step.settings, version=VERSION)
+
+
+def _plain(value: Any) -> Any:
+    """Settings as JSON values."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def execute(
+    config: Config, plan: Callable[[Config], Plan], wanted: set[str], around: Callable[[Config], contextlib.AbstractContextManager[Config]], retry_failed: bool
+) -> None:
+    """Make the wanted stages and what they need.
+
+    `around` is entered only if something has to be made; it yields the config that the stages get. Errors end the run after the
+    processes beside it were stopped; everything finished stays.
+    """
+    run = Run(config.run)
+    names = plan(config).closure(wanted)
+    if _done(run, plan(config), names):
+        return
+    with locked_run(run), around(config) as resolved:
+        path = run.folder / ".work" / "config.yaml"
+        path.parent.mkdir(exist_ok=True)
+        save_config(resolved, path)
+        save_config(config, run.folder / "config.yaml")
+        asyncio.run(_Conductor(run, plan(resolved), path, retry_failed).conduct(names))
+
+
+@contextlib.contextmanager
+def locked_run(run: Run) -> Iterator[None]:
+    """Hold the run, so that a second process on the same folder waits for the first."""
+    with locked(run.folder / ".lock"):
+        yield
+
+
+def _done(run: Run, plan: Plan, names: set[str]) -> bool:
+    for name in plan.steps:
+        if name in names and not plan.stage(run, name).done:
+            return False
+    return True
+
+
+class _Conductor:
+    """Starts every stage as soon as its needs are there and a place is free."""
+
+    def __init__(self, run: Run, plan: Plan, config_path: Path, retry_failed: bool) -> None:
+        self._run, self._plan, self._config_path, self._retry_failed = run, plan, config_path, retry_failed
+        self._places = asyncio.Semaphore(plan.config.parallel)
+        self._console = Console(highlight=False)
+        name, note = TextColumn("{task.description:<22}"), TextColumn("{task.fields[note]}")
+        columns = (name, BarColumn(30), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), note)
+        self._progress = Progress(*columns, console=self._console, transient=True, disable=not self._console.is_terminal)
+
+    async def conduct(self, names: set[str]) -> None:
+        sorter = TopologicalSorter({name: set(self._plan.steps[name].needs) for name in names})
+        sorter.prepare()
+        running: dict[asyncio.Task[None], str] = {}
+        order = list(self._plan.steps)
+        try:
+            with self._progress:
+                while sorter.is_active():
+                    for name in sorted(sorter.get_ready(), key=order.index):
+                        running[asyncio.create_task(self._make(name))] = name
+                    done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                    for task in done:
+                        await task
+                        sorter.done(running.pop(task))
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+
+    async def _make(self, name: str) -> None:
+        stage = self._plan.stage(self._run, name)
+        if stage.done:
+            return
+        async with self._places:
+            began = time.monotonic()
+            bar = self._progress.add_task(name, total=None, note="")
+
+            def report(values: dict[str, Any]) -> None:
+                note = " ".join(f"{key} {value}" for key, value in values.items() if key not in ("step", "of", "seconds_left"))
+                self._progress.update(bar, completed=values.get("step", 0), total=values.get("of"), note=note)
+
+            try:
+                if self._plan.steps[name].apart:
+                    await self._apart(name, report)
+                else:
+                    await asyncio.to_thread(make, self._plan, self._run, name, report, self._retry_failed)
+            except UserError as error:
+                raise UserError(f"{name}: {error}") from error
+            finally:
+                self._progress.remove_task(bar)
+        self._console.print(f"[green]✓[/] [bold]{name}[/]  {tell(stage.summary)}  [dim]{time.monotonic() - began:.0f} s · {stage.folder}[/]", soft_wrap=True)
+
+    async def _apart(self, name: str, report: Callable[[dict[str, Any]], None]) -> None:
+        arguments = [str(self._config_path), name, *(["--retry-failed"] if self._retry_failed else [])]
+        # One thread each: at these sizes two trainings side by side beat one on two cores, and sums stay the same.
+        environment = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", **os.environ}
+        child = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "insightv.child", *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=environment
+        )
+        said: list[str] = []
+        try:
+            assert child.stdout and child.stderr
+            listening = asyncio.create_task(_listen(child.stderr, said))
+            async for line in child.stdout:
+                with contextlib.suppress(json.JSONDecodeError):
+                    report(json.loads(line))
+            await child.wait()
+            await listening
+        finally:
+            if child.returncode is None:
+                child.terminate()
+                await child.wait()
+        if child.returncode:
+            raise _error(name, child.returncode, said)
+
+
+async def _listen(stream: asyncio.StreamReader, said: list[str]) -> None:
+    async for line in stream:
+        said.append(line.decode(errors="replace").rstrip())
+        del said[:-200]
+
+
+def _error(name: str, code: int, said: list[str]) -> Exception:
+    last = said[-1] if said else f"ended with exit code {code}"
+    if code == 2:
+        return UserError(last)
+    if code == 3:
+        return EndpointDown(last)
+    return RuntimeError(f"stage {name} failed with exit code {code}:\n" + "\n".join(said[-40:]))
+
+
+def tell(summary: Summary) -> str:
+    """A stage's summary in one line."""
+    plain = [(key.replace("_", " "), value) for key, value in summary.items() if isinstance(value, int | float | str)]
+    return ", ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in plain[:7])
+
+
+def make(plan: Plan, run: Run, name: str, report: Callable[[dict[str, Any]], None], retry_failed: bool) -> None:
+    """Make one stage whose needs are done."""
+    stage = plan.stage(run, name)
+    with locked(stage.work / ".lock"):
+        summary = plan.steps[name].make(Context(plan.config, run, report, retry_failed), stage.work)
+        stage.commit(summary)
