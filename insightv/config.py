@@ -232,7 +232,7 @@ class SystemsConfig(Settings):
     baseline: str = "base"
     """Row against which every other is tested."""
     primary: tuple[tuple[str, str], ...] = ()
-    """Comparisons written down beforehand, Holm-corrected together."""
+    """Comparisons (before, after) written down beforehand, Holm-corrected together."""
 
 
 class SplitsConfig(Settings):
@@ -268,6 +268,8 @@ class TeacherDials(Settings):
     thin_detail: float = Field(0.1, ge=0, le=1)
     malformed: float = Field(0.03, ge=0, le=1)
     repetition: float = Field(0.01, ge=0, le=1)
+    wordy_answer: float = Field(0.05, ge=0, le=1)
+    """An open question's answer in a sentence, which rules leave to the judge."""
     wrong_verdict: float = Field(0.03, ge=0, le=1)
     missing_score: float = Field(0.02, ge=0, le=1)
     score_noise: float = Field(6.0, ge=0)

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from insightv.config import Config, UserError, save_config
 from insightv.files import locked
@@ -24,6 +25,9 @@ from insightv.store import Run, Stage
 
 VERSION = 1
 """Part of every stage's hash: raise it when the code of the stages changes what they make."""
+
+SPLITS = ("test", "heldout", "development")
+"""Keys under which a summary holds figures of a split."""
 
 Make = Callable[[Context, Path], Summary]
 
@@ -46,6 +50,7 @@ class Plan:
 
     config: Config
     steps: dict[str, Step] = field(default_factory=dict)
+    _finished: dict[str, str] = field(default_factory=dict)
 
     def add(self, name: str, needs: tuple[str, ...], make: Make, settings: Any, *, apart: bool = False) -> None:
         """Add a stage; what it needs must be there."""
@@ -65,8 +70,14 @@ class Plan:
     def stage(self, run: Run, name: str) -> Stage:
         """The stage in the run; what it needs must be done."""
         step = self.steps[name]
-        inputs = {need: self.stage(run, need).outputs_hash for need in step.needs}
+        inputs = {need: self._outputs(run, need) for need in step.needs}
         return run.stage(name, inputs=inputs, config=step.settings, version=VERSION)
+
+    def _outputs(self, run: Run, name: str) -> str:
+        # A finished stage stays as it is while the run is held; without this memory every look would read all manifests below.
+        if name not in self._finished:
+            self._finished[name] = self.stage(run, name).outputs_hash
+        return self._finished[name]
 
 
 def _plain(value: Any) -> Any:
@@ -106,10 +117,7 @@ def locked_run(run: Run) -> Iterator[None]:
 
 
 def _done(run: Run, plan: Plan, names: set[str]) -> bool:
-    for name in plan.steps:
-        if name in names and not plan.stage(run, name).done:
-            return False
-    return True
+    return all(plan.stage(run, name).done for name in plan.steps if name in names)
 
 
 class _Conductor:
@@ -190,9 +198,13 @@ class _Conductor:
 
 
 async def _listen(stream: asyncio.StreamReader, said: list[str]) -> None:
-    async for line in stream:
-        said.append(line.decode(errors="replace").rstrip())
+    rest = b""
+    # Not line by line: a library's progress bar writes one line, ended by carriage returns alone, that may outgrow the reader's limit.
+    while chunk := await stream.read(2**16):
+        *lines, rest = re.split(rb"[\r\n]+", rest + chunk)
+        said += [line.decode(errors="replace").rstrip() for line in lines if line.strip()]
         del said[:-200]
+    said += [rest.decode(errors="replace").rstrip()] if rest.strip() else []
 
 
 def _error(name: str, code: int, said: list[str]) -> Exception:
@@ -206,7 +218,8 @@ def _error(name: str, code: int, said: list[str]) -> Exception:
 
 def tell(summary: Summary) -> str:
     """A stage's summary in one line."""
-    plain = [(key.replace("_", " "), value) for key, value in summary.items() if isinstance(value, int | float | str)]
+    nested = {f"{name} {key}": value for name, part in summary.items() if isinstance(part, dict) for key, value in part.items() if name in SPLITS}
+    plain = [(key.replace("_", " "), value) for key, value in (summary | nested).items() if isinstance(value, int | float | str)]
     return ", ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in plain[:7])
 
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -346,8 +346,8 @@ def evaluate_row(context: Context, work: Path, solver: str, models: tuple[str, .
     config = context.config
     solve: Callable[..., Awaitable[Solution]] = getattr(agents, solver)
     figures: Summary = {}
-    with context.chat(models[0]) as first, context.chat(models[-1]) as last:
-        chats = (first, last)[: len(models)]
+    with ExitStack() as stack:
+        chats = [stack.enter_context(context.chat(model)) for model in models]
 
         async def system(problem: Problem) -> Solution:
             return await solve(problem, *chats, config.systems, config.prompts, config.seed, row)

@@ -19,6 +19,8 @@ def show(run: Run, config: Config) -> None:
     systems = config.systems
     data = collect(run, problems, rows=systems.rows, baseline=systems.baseline, primary=systems.primary, seed=config.seed, examples=0)
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 140  # a log has room for the whole table
     for split in data.tables:
         console.print(_rows(split), _tests(split))
 

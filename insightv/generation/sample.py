@@ -61,8 +61,13 @@ def read_chain(problem: Problem, model: str, prompt: Sequence[Message], request:
 
 
 def repeats(step: Step, earlier: Sequence[Step]) -> bool:
-    """Whether a step's reasoning says, up to case, spacing and outer punctuation, just what an earlier step's says."""
-    return normalise(step.reasoning) in {normalise(other.reasoning) for other in earlier}
+    """Whether a step says, up to case, spacing and outer punctuation, just what an earlier one says under the same title."""
+    return _said(step) in {_said(other) for other in earlier}
+
+
+def _said(step: Step) -> tuple[str, str]:
+    # Two titles may rightly lead to one text: counts of two things can both be none.
+    return normalise(step.summary), normalise(step.reasoning)
 
 
 def _repetitions(steps: Sequence[Step], text: str) -> list[str]:

@@ -101,7 +101,9 @@ def _generate(turns: Sequence[Turn], rng: Random, temperature: float, dials: Tea
         return {"summary": UNKNOWN, "answer": _answer(Trace(), asked, rng)} if concluding else _step("Look at the picture", UNKNOWN, True)
     if concluding:
         trace = go_on(asked.question, asked.picture.scene, said)
-        return {"summary": trace.conclusion or UNKNOWN, "answer": _answer(trace, asked, rng)}
+        answer = _answer(trace, asked, rng)
+        wordy = temperature > 0 and not asked.options and rng.random() < dials.wordy_answer
+        return {"summary": trace.conclusion or UNKNOWN, "answer": f"I see {answer} here" if wordy else answer}
     if temperature == 0:
         # A greedy teacher misreads a picture the same way however often it is asked, and does not slip otherwise.
         rng = Random(derive_seed(asked.picture.digest, asked.question.text, len(said)))
@@ -185,7 +187,8 @@ def _quality(path: str, asked: Asked, accepted: str) -> tuple[float, str]:
 def _agrees(answer: str, truths: tuple[str, ...], options: tuple[str, ...]) -> bool:
     kind: AnswerType = "choice" if options else "number" if all(truth.isdigit() for truth in truths) else "text"
     problem = Problem(id="", question="", options=options, answers=truths, answer_type=kind)
-    return correct(extract(answer, problem) or answer, problem) is True
+    named = not options and not set(truths).isdisjoint(re.findall(r"\w+", answer))
+    return named or correct(extract(answer, problem) or answer, problem) is True
 
 
 def _step(title: str, text: str, last: bool) -> dict[str, Any]:

@@ -143,7 +143,7 @@ def test_single_completions_name_what_is_wrong(scripted: Any) -> None:
     loop = GOOD.replace("b\n", "one two three four five six seven eight " * 5 + "\n")
     expected = {
         GOOD.removesuffix("</thoughts>") + "<cut>": ("defect", ("truncated",)),
-        GOOD.replace("b\n", "A.\n"): ("defect", ("repeated_step",)),
+        GOOD.replace("### T\nb\n", "### s\nA.\n"): ("defect", ("repeated_step",)),
         loop: ("defect", ("repetition",)),
         GOOD + " bye": ("ok", ("trailing_text",)),
         400: ("failed", ("request_failed",)),
