@@ -12,10 +12,11 @@ from torch.nn.functional import logsigmoid
 
 from insightv.config import DpoConfig, UserError
 from insightv.models.vlm import VLM, load
-from insightv.training import adapters, job
+from insightv.training import job
 from insightv.training.packing import Row, answer_logprobs, collate
 from insightv.training.rows import encode_rows, read_data
 from insightv.training.run import Loss, Report, fit
+from insightv.training.start import prepare
 
 Reference = Mapping[str, Sequence[float]]
 """By row id: the reference's log-probabilities of the chosen and of the rejected completion."""
@@ -56,7 +57,7 @@ def train(
     starts from. `work` holds checkpoints, progress and the reference's log-probabilities; a training that was killed goes on from there.
     """
     work.mkdir(parents=True, exist_ok=True)
-    vlm = adapters.prepare(model, config, adapter)
+    vlm = prepare(model, config, adapter)
     rows, dropped = encode_rows(vlm, read_data(data), config.max_length)
     if not rows:
         raise UserError(f"no pairs to train on in {data}: {len(dropped)} were dropped, see max_length = {config.max_length}")

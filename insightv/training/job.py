@@ -12,7 +12,6 @@ from pydantic import ValidationError
 
 from insightv.config import TrainConfig, UserError
 from insightv.models.vlm import VLM
-from insightv.training import adapters
 from insightv.training.packing import Row
 
 PATHS = ("model", "data", "out", "work", "adapter", "reference", "reference_adapter")
@@ -48,7 +47,9 @@ def finish(vlm: VLM, log: Sequence[Mapping[str, Any]], rows: Sequence[Row], drop
     if is_first():
         out.mkdir(parents=True, exist_ok=True)
         if hasattr(vlm.model, "peft_config"):
-            adapters.save(vlm.model, out)
+            from insightv.training.adapters import save
+
+            save(vlm.model, out)
         else:
             vlm.model.save_pretrained(out)
             vlm.processor.save_pretrained(out)

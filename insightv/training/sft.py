@@ -7,10 +7,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from insightv.config import TrainConfig, UserError
-from insightv.training import adapters, job
+from insightv.training import job
 from insightv.training.packing import answer_logprobs
 from insightv.training.rows import encode_rows, read_data
 from insightv.training.run import Report, fit
+from insightv.training.start import prepare
 
 
 def sft_loss(model: nn.Module, batch: Mapping[str, Any], tokens: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
@@ -30,7 +31,7 @@ def train(model: Path, data: Path, out: Path, config: TrainConfig, work: Path, *
     a training that was killed goes on from there. Returns the summary: rows, dropped rows by reason, steps, tokens, first and last loss.
     """
     work.mkdir(parents=True, exist_ok=True)
-    vlm = adapters.prepare(model, config, adapter)
+    vlm = prepare(model, config, adapter)
     rows, dropped = encode_rows(vlm, read_data(data), config.max_length)
     if not rows:
         raise UserError(f"no rows to train on in {data}: {len(dropped)} were dropped, see max_length = {config.max_length}")

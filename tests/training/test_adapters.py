@@ -7,7 +7,7 @@ import torch
 
 from insightv.config import LoraConfig, TrainConfig, UserError
 from insightv.models.vlm import VLM, load
-from insightv.training import adapters, sft
+from insightv.training import adapters, sft, start
 from insightv.training.packing import answer_logprobs, collate
 from insightv.training.rows import encode_rows
 
@@ -59,10 +59,10 @@ def test_a_second_adapter_can_be_added_and_saved_under_any_name(tiny_llava: Path
 
 def test_the_tags_are_added_once(tiny_llava: Path) -> None:
     vlm = load(tiny_llava)
-    adapters.add_tags(vlm)
+    start.add_tags(vlm)
     size = len(vlm.tokenizer)
     weights = vlm.model.get_output_embeddings().weight.clone()
-    adapters.add_tags(vlm)
+    start.add_tags(vlm)
     assert len(vlm.tokenizer) == size == len(weights) == vlm.model.config.text_config.vocab_size
     assert torch.equal(vlm.model.get_output_embeddings().weight, weights)
 
