@@ -23,15 +23,37 @@ class Lesson:
     turns: tuple[Turn, ...]
 
 
-def draw_lesson(rng: np.random.Generator, difficulty: float, max_turns: int = 3) -> Lesson:
-    """A random lesson: one in eight is text alone; half of the others' turns are direct questions."""
-    if rng.random() < 0.125:
-        return Lesson(None, tuple(_text_turn(rng) for _ in range(max_turns)))
+@dataclass(frozen=True, slots=True)
+class Course:
+    """A mixture of lessons."""
+
+    text: float
+    """Share of lessons that are text alone."""
+    options: float
+    """Share of their turns that name the option which says a given thing."""
+    direct: float
+    """Share of the other lessons' turns that are direct questions, the rest being captions and grounding."""
+    turns: int
+    """Turns of a lesson at most."""
+    equal_turns: bool
+    """Whether every turn weighs the same in the loss, instead of every token."""
+
+
+ALIGNMENT = Course(text=0.125, options=0, direct=0.5, turns=3, equal_turns=False)
+"""First: what is where, in words."""
+INSTRUCTION = Course(text=0.2, options=0.5, direct=0.8, turns=4, equal_turns=True)
+"""Then: short answers to questions, which a loss over tokens would hardly notice beside long captions."""
+
+
+def draw_lesson(rng: np.random.Generator, difficulty: float, course: Course = ALIGNMENT) -> Lesson:
+    """A random lesson of a course."""
+    if rng.random() < course.text:
+        return Lesson(None, tuple(_option_turn(rng) if course.options and rng.random() < course.options else _text_turn(rng) for _ in range(course.turns)))
     family = str(rng.choice(list(FAMILIES)))
     scene, question = draw_item(rng, "base", family, difficulty)
     turns: list[Turn] = []
-    for index in range(int(rng.integers(1, max_turns + 1))):
-        if rng.random() < 0.5:
+    for index in range(int(rng.integers(1, course.turns + 1))):
+        if rng.random() < course.direct:
             if index:
                 families = [f for f, (_, kind) in FAMILIES.items() if kind == FAMILIES[family][1]]
                 other = draw_question(rng, scene, str(rng.choice(families)), difficulty)
@@ -132,6 +154,16 @@ def _text_turn(rng: np.random.Generator) -> Turn:
     return f"Go {move} {cell}.", f"Nothing is {move} {cell}."
 
 
+def _option_turn(rng: np.random.Generator) -> Turn:
+    """Which letter stands before a given option."""
+    kind = int(rng.integers(3))
+    space = list(COLOURS) if kind == 0 else list(SHAPES) if kind == 1 else [str(v) for v in range(25)]
+    options = [str(option) for option in rng.permutation(space)[:4]]
+    place = int(rng.integers(4))
+    shown = "".join(f"\n{letter}. {option}" for letter, option in zip("ABCD", options, strict=True))
+    return f"Which option is {options[place]}?{shown}{DIRECT}", "ABCD"[place]
+
+
 def vocabulary_corpus() -> Iterator[str]:
     """Text from which the tokenizer learns its words: lessons, questions and chains of the base's layouts, and every name and number."""
     rng = np.random.default_rng(0)
@@ -145,4 +177,6 @@ def vocabulary_corpus() -> Iterator[str]:
         yield "\n".join(f"### {title}\n{text}" for title, text in trace.steps) + f"\n### Conclusion\n{trace.conclusion}\nAnswer: {trace.answer}\n"
     for _ in range(50):
         yield " ".join((*NAMES, *CELLS, *map(str, range(25)), "A B C D"))
-        yield "<thoughts>\n</thoughts>\n<output></output> Reason. Reason and answer. Judge the reasoning, then answer directly. Answer."
+        yield "<thoughts>\n</thoughts>\n<output></output> Reason step by step. Reason, then answer." + (
+            " Judge the reasoning, then answer directly. Now answer directly."
+        )

@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from insightv.files import replacing
-from insightv.world.lessons import Lesson, draw_lesson, vocabulary_corpus
+from insightv.world.lessons import ALIGNMENT, INSTRUCTION, Course, Lesson, draw_lesson, vocabulary_corpus
 from insightv.world.problems import draw_item
 from insightv.world.questions import FAMILIES
 from insightv.world.scenes import COLOURS, COLUMNS, NAMES, PATCH, ROWS, SHAPES, SIZE, Chart, Scene, Table, draw, draw_style
@@ -141,8 +141,8 @@ def patch_targets(scene: Scene) -> np.ndarray:
     return targets.reshape(-1, 4)
 
 
-STEPS = {"vision": 1600, "language": 6000}
-"""Updates of the two phases with which the shipped base was trained."""
+STEPS = {"vision": 1600, "alignment": 3600, "instruction": 3000}
+"""Updates of the three phases with which the shipped base was trained."""
 
 
 def train_base(out: Path, scratch: Path, seed: int, steps: dict[str, int], report: Report) -> None:
@@ -152,7 +152,8 @@ def train_base(out: Path, scratch: Path, seed: int, steps: dict[str, int], repor
     processor = build_processor()
     model = build_model(processor, seed)
     train_vision(model, steps=steps["vision"], seed=seed, report=report, checkpoint=scratch / "vision")
-    train_language(model, processor, steps=steps["language"], seed=seed, report=report, checkpoint=scratch / "language")
+    for name, course, peak in (("alignment", ALIGNMENT, 1e-3), ("instruction", INSTRUCTION, 7e-4)):
+        train_language(model, processor, course, steps=steps[name], seed=seed, report=report, checkpoint=scratch / name, peak=peak)
     model.bfloat16().save_pretrained(out)
     processor.save_pretrained(out)
 
@@ -182,26 +183,38 @@ def train_vision(model: LlavaForConditionalGeneration, *, steps: int, seed: int,
 
 
 def train_language(
-    model: LlavaForConditionalGeneration, processor: LlavaProcessor, *, steps: int, seed: int, report: Report, checkpoint: Path, batch_size: int = 32
+    model: LlavaForConditionalGeneration,
+    processor: LlavaProcessor,
+    course: Course,
+    *,
+    steps: int,
+    seed: int,
+    report: Report,
+    checkpoint: Path,
+    peak: float = 1e-3,
+    batch_size: int = 32,
 ) -> None:
-    """Teach projector and language model lessons about frozen vision features; in place."""
+    """Teach projector and language model a course of lessons about frozen vision features; in place."""
     model.model.vision_tower.requires_grad_(False)
-    batches: list[tuple[dict[str, torch.Tensor], torch.Tensor]] = []
+    batches: list[_Batch] = []
 
     def loss_of(rng: np.random.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         if not batches:
-            batches.extend(_lesson_batches(processor.tokenizer, rng, batch_size, _GROUP))
-        inputs, wanted = batches.pop()
+            batches.extend(_lesson_batches(processor.tokenizer, rng, course, batch_size, _GROUP))
+        inputs, weights = batches.pop()
+        weights = weights[:, 1:]
         with torch.autocast("cpu", torch.bfloat16):
             hidden = model.model(**inputs).last_hidden_state
-            logits = model.lm_head(hidden[:, :-1][wanted[:, 1:] >= 0])
-        return functional.cross_entropy(logits.float(), wanted[:, 1:][wanted[:, 1:] >= 0]), {}
+            logits = model.lm_head(hidden[:, :-1][weights > 0])
+        losses = functional.cross_entropy(logits.float(), inputs["input_ids"][:, 1:][weights > 0], reduction="none")
+        return losses @ weights[weights > 0] / weights.sum(), {}
 
     model.set_attn_implementation("eager")  # bfloat16 SDPA has a slow backward on CPU: 1.7 times the step's whole time
-    _train(model, loss_of, np.random.default_rng([seed, 2]), steps, report, checkpoint)
+    _train(model, loss_of, np.random.default_rng([seed, 3 if course.equal_turns else 2]), steps, report, checkpoint, peak)
     model.set_attn_implementation("sdpa")
 
 
+_Batch = tuple[dict[str, torch.Tensor], torch.Tensor]
 _GROUP = 8
 """Batches drawn at once, so that rows of like length come together; checkpoints fall between such groups."""
 
@@ -244,41 +257,40 @@ def _load_state(path: Path, learner: torch.nn.Module, optimizer: torch.optim.Opt
     return int(state["step"])
 
 
-def _lesson_batches(
-    tokenizer: PreTrainedTokenizerFast, rng: np.random.Generator, batch_size: int, count: int
-) -> list[tuple[dict[str, torch.Tensor], torch.Tensor]]:
-    """`count` batches of model inputs and wanted tokens (B, T), -100 where a token is not to be learnt; rows of like length together."""
+def _lesson_batches(tokenizer: PreTrainedTokenizerFast, rng: np.random.Generator, course: Course, batch_size: int, count: int) -> list[_Batch]:
+    """`count` batches of model inputs and the weight of each token in the loss, (B, T); rows of like length together."""
     rows = []
     for _ in range(batch_size * count):
         difficulty = float(rng.random())
-        lesson = draw_lesson(rng, difficulty)
-        rows.append((*_lesson_tokens(tokenizer, lesson), to_pixels(lesson.scene, rng, difficulty) if lesson.scene else None))
+        lesson = draw_lesson(rng, difficulty, course)
+        tokens, weights = _lesson_tokens(tokenizer, lesson, course.equal_turns)
+        rows.append((tokens, weights, to_pixels(lesson.scene, rng, difficulty) if lesson.scene else None))
     rows.sort(key=lambda row: len(row[0]))
     groups = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
     return [_collate(groups[i], tokenizer.pad_token_id) for i in rng.permutation(len(groups))]
 
 
-def _collate(rows: list[tuple[list[int], list[bool], torch.Tensor | None]], pad: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+def _collate(rows: list[tuple[list[int], list[float], torch.Tensor | None]], pad: int) -> _Batch:
     width = max(len(tokens) for tokens, _, _ in rows)
     ids = torch.full((len(rows), width), pad)
-    wanted = torch.full((len(rows), width), -100)
+    weights = torch.zeros((len(rows), width))
     mask = torch.zeros((len(rows), width), dtype=torch.long)
-    for i, (tokens, learnt, _) in enumerate(rows):
+    for i, (tokens, weighed, _) in enumerate(rows):
         ids[i, : len(tokens)] = torch.tensor(tokens)
-        wanted[i, : len(tokens)] = torch.where(torch.tensor(learnt), ids[i, : len(tokens)], -100)
+        weights[i, : len(tokens)] = torch.tensor(weighed)
         mask[i, : len(tokens)] = 1
     pixels = [p for _, _, p in rows if p is not None]
     inputs = {"input_ids": ids, "attention_mask": mask}
-    return (inputs | {"pixel_values": torch.stack(pixels)} if pixels else inputs), wanted
+    return (inputs | {"pixel_values": torch.stack(pixels)} if pixels else inputs), weights
 
 
-def _lesson_tokens(tokenizer: PreTrainedTokenizerFast, lesson: Lesson) -> tuple[list[int], list[bool]]:
+def _lesson_tokens(tokenizer: PreTrainedTokenizerFast, lesson: Lesson, equal_turns: bool) -> tuple[list[int], list[float]]:
     tokens: list[int] = []
-    learnt: list[bool] = []
+    weights: list[float] = []
     picture = IMAGE * (SIZE // PATCH) ** 2 + "\n" if lesson.scene else ""
     for index, (question, answer) in enumerate(lesson.turns):
         asked = tokenizer(f"{USER}{picture if index == 0 else ''}{question}{END}{ASSISTANT}").input_ids
         said = tokenizer(f"{answer}{END}").input_ids
         tokens += asked + said
-        learnt += [False] * len(asked) + [True] * len(said)
-    return tokens, learnt
+        weights += [0.0] * len(asked) + [1 / len(said) if equal_turns else 1.0] * len(said)
+    return tokens, weights
