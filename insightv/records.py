@@ -30,7 +30,7 @@ class Problem(Record):
     options: tuple[str, ...] = ()
     """The texts of options A, B, C .. of a multiple-choice question."""
     answers: tuple[str, ...]
-    """Every accepted answer; the option's letter for a multiple-choice question."""
+    """Every accepted answer; the letter or the text of an option for a multiple-choice question. The first is what models learn to say."""
     answer_type: AnswerType = "text"
     source: str = ""
     meta: dict[str, Any] = {}

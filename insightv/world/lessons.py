@@ -29,8 +29,6 @@ class Course:
 
     text: float
     """Share of lessons that are text alone."""
-    options: float
-    """Share of their turns that name the option which says a given thing."""
     direct: float
     """Share of the other lessons' turns that are direct questions, the rest being captions and grounding."""
     turns: int
@@ -39,16 +37,16 @@ class Course:
     """Whether every turn weighs the same in the loss, instead of every token."""
 
 
-ALIGNMENT = Course(text=0.125, options=0, direct=0.5, turns=3, equal_turns=False)
+ALIGNMENT = Course(text=0.125, direct=0.5, turns=3, equal_turns=False)
 """First: what is where, in words."""
-INSTRUCTION = Course(text=0.2, options=0.5, direct=0.8, turns=4, equal_turns=True)
+INSTRUCTION = Course(text=0.125, direct=0.8, turns=4, equal_turns=True)
 """Then: short answers to questions, which a loss over tokens would hardly notice beside long captions."""
 
 
 def draw_lesson(rng: np.random.Generator, difficulty: float, course: Course = ALIGNMENT) -> Lesson:
     """A random lesson of a course."""
     if rng.random() < course.text:
-        return Lesson(None, tuple(_option_turn(rng) if course.options and rng.random() < course.options else _text_turn(rng) for _ in range(course.turns)))
+        return Lesson(None, tuple(_text_turn(rng) for _ in range(course.turns)))
     family = str(rng.choice(list(FAMILIES)))
     scene, question = draw_item(rng, "base", family, difficulty)
     turns: list[Turn] = []
@@ -70,7 +68,7 @@ def _direct_turn(rng: np.random.Generator, scene: Scene, question: Question) -> 
         return question.text + DIRECT, answer
     options = draw_options(rng, question, answer)
     shown = "".join(f"\n{letter}. {option}" for letter, option in zip("ABCD", options, strict=False))
-    return question.text + shown + DIRECT, "ABCD"[options.index(answer)]
+    return question.text + shown + DIRECT, answer
 
 
 def _grounding_turn(rng: np.random.Generator, scene: Scene) -> Turn:
@@ -152,16 +150,6 @@ def _text_turn(rng: np.random.Generator) -> Turn:
     if 0 <= column < COLUMNS and 0 <= row < ROWS:
         return f"Go {move} {cell}.", f"{move.capitalize()} {cell} is {COLUMN_NAMES[column]}{row + 1}."
     return f"Go {move} {cell}.", f"Nothing is {move} {cell}."
-
-
-def _option_turn(rng: np.random.Generator) -> Turn:
-    """Which letter stands before a given option."""
-    kind = int(rng.integers(3))
-    space = list(COLOURS) if kind == 0 else list(SHAPES) if kind == 1 else [str(v) for v in range(25)]
-    options = [str(option) for option in rng.permutation(space)[:4]]
-    place = int(rng.integers(4))
-    shown = "".join(f"\n{letter}. {option}" for letter, option in zip("ABCD", options, strict=True))
-    return f"Which option is {options[place]}?{shown}{DIRECT}", "ABCD"[place]
 
 
 def vocabulary_corpus() -> Iterator[str]:

@@ -61,7 +61,8 @@ def make_problem(rng: np.random.Generator, images: ImageStore, split: str, famil
         "question": question.text,
         "images": [image],
         "options": options,
-        "answers": ["ABCD"[options.index(answer)] if choice else answer],
+        # The text comes first, and is what models learn to say: letters are beyond a language model of four layers (docs/log.md).
+        "answers": [answer, "ABCD"[options.index(answer)]] if choice else [answer],
         "answer_type": kind,
         "source": f"world/{split}",
     }

@@ -80,12 +80,10 @@ def _asked(turns: Sequence[Turn]) -> Asked:
 
 
 def _answer(trace: Trace, asked: Asked, rng: Random) -> str:
-    """The trace's answer, as an option's letter where there are options; a guess where it has none or no option has it."""
-    for letter, option in asked.options.items():
-        if option == trace.answer:
-            return letter
-    if asked.options:
-        return rng.choice(sorted(asked.options))
+    """The trace's answer, the text of an option where there are options; a guess where it has none or no option has it."""
+    options = sorted(asked.options.values())
+    if options and trace.answer not in options:
+        return rng.choice(options)
     return trace.answer or (rng.choice(answer_space(asked.question)) if asked.question else UNKNOWN)
 
 

@@ -101,7 +101,8 @@ def test_options_are_distinct_and_hold_the_answer(problems: list[Problem]) -> No
     assert len(choices) * 2 == pytest.approx(len(problems), abs=40)
     for problem in choices:
         assert len(set(problem.options)) == len(problem.options) == (2 if problem.meta["family"] == "compare" else 4)
-        assert problem.answers[0] in "ABCD"[: len(problem.options)]
+        text, letter = problem.answers
+        assert problem.options["ABCD".index(letter)] == text
 
 
 def test_splits_share_no_layout_and_keep_to_their_buckets(problems: list[Problem]) -> None:
