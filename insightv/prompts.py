@@ -161,7 +161,7 @@ def parse_verdict(text: str) -> tuple[bool | None, str, tuple[str, ...]]:
 def scorer_messages(problem: Problem, chains: Sequence[Chain], error: str | None = None) -> list[Message]:
     """Ask for the scores of all these chains, in the order given, in one request (path scoring, section 3.2)."""
     paths = "\n\n".join(f"PATH {number}\n{render_chain(chain)}" for number, chain in enumerate(chains, start=1))
-    truth = " or ".join(_accepted(problem, answer) for answer in problem.answers)
+    truth = " or ".join(dict.fromkeys(_accepted(problem, answer) for answer in problem.answers))
     rest = f"\n\nGROUND TRUTH: {truth}\n\n{paths}{_complaint(error)}"
     return [text_message("system", SCORER_INSTRUCTION), Message("user", _parts(problem, [(ask(problem), True), (rest, False)]))]
 
