@@ -122,6 +122,18 @@ def status(run: RunFolder) -> None:
 
 
 @app.command(rich_help_panel="Look at a run")
+def results(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN ..", help="Folders of finished runs that differ in their seed alone.", show_default=False)],
+    out: Annotated[Path | None, typer.Option(help="Markdown file to write; without it the page is printed.", show_default=False)] = None,
+) -> None:
+    """Write what one or several seeds found as Markdown: every seed, the comparisons written down beforehand, errors of chains."""
+    from insightv.results.write import results
+
+    text = results(runs, out)
+    typer.echo(out or text)
+
+
+@app.command(rich_help_panel="Look at a run")
 def ask(
     image: Annotated[Path, typer.Argument(help="PNG, JPEG or WebP file.", show_default=False)],
     question: Annotated[str, typer.Argument(help="What to ask about it.", show_default=False)],
