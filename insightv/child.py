@@ -1,5 +1,6 @@
 """One stage as a process of its own: `python -m insightv.child CONFIG STAGE`; progress as JSON lines on stdout."""
 
+import errno
 import json
 import logging
 import os
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from insightv.config import UserError, load_config
+from insightv.files import ADVICE
 from insightv.loop import plan
 from insightv.models.chat import EndpointDown
 from insightv.processes import make
@@ -18,8 +20,8 @@ from insightv.store import Run
 
 def main() -> None:
     """Make the stage; exit code 2 is a user's mistake and 3 an endpoint that went away, each with one line on stderr."""
-    config, name = Path(sys.argv[1]), sys.argv[2]
-    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    settings, name = load_config(Path(sys.argv[1])), sys.argv[2]
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     logging.basicConfig(level=logging.WARNING)
     last = 0.0
 
@@ -30,17 +32,23 @@ def main() -> None:
             print(json.dumps(values), flush=True)
 
     try:
-        settings = load_config(config)
         make(plan(settings), Run(settings.run), name, report, "--retry-failed" in sys.argv)
     except (UserError, EndpointDown) as error:
         print(error, file=sys.stderr)
         raise SystemExit(3 if isinstance(error, EndpointDown) else 2) from None
+    except Exception as error:
+        # Libraries that write weights report a full disk in errors of their own.
+        if os.strerror(errno.ENOSPC) not in str(error):
+            raise
+        print(f"cannot write in {settings.run}: {ADVICE[errno.ENOSPC]}", file=sys.stderr)
+        raise SystemExit(2) from None
 
 
-def _end_with_parent(parent: int) -> None:
+def _end_with_parent() -> None:
     """A stage must not outlive a run that was killed: its successor would work in the same folder."""
-    while os.getppid() == parent:
-        time.sleep(0.2)
+    # The system closes the pipe even when the parent is killed. Not through sys.stdin, whose lock would be held while the process ends.
+    while os.read(0, 1):
+        pass
     os._exit(1)
 
 

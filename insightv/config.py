@@ -337,6 +337,8 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path} must hold settings as `name: value`, not {type(values).__name__}")
+    # Sections that share an anchor are one object: an override of one would change the others.
+    values = _unshared(values)
     for override in overrides:
         _apply(values, override)
     try:
@@ -346,8 +348,17 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
 
 
 def save_config(config: Config, path: Path) -> None:
-    """Write the resolved config as YAML."""
-    path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+    """Write the resolved config as YAML, beside and renamed."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+    part.replace(path)
+
+
+def _unshared(value: Any) -> Any:
+    """A copy in which no part stands at two places."""
+    if isinstance(value, dict):
+        return {name: _unshared(part) for name, part in value.items()}
+    return [_unshared(part) for part in value] if isinstance(value, list) else value
 
 
 def _apply(values: dict[str, Any], override: str) -> None:

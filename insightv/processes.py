@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from insightv.config import Config, UserError, save_config
-from insightv.files import locked
+from insightv.files import explained, locked, try_lock
 from insightv.models.chat import EndpointDown
 from insightv.stages import Context, Summary
 from insightv.store import Run, Stage
@@ -94,25 +95,32 @@ def execute(
 ) -> None:
     """Make the wanted stages and what they need.
 
-    `around` is entered only if something has to be made; it yields the config that the stages get. Errors end the run after the
+    `around` is entered only if something has to be made; it yields the config that the stages get. Errors and Ctrl-C end the run after the
     processes beside it were stopped; everything finished stays.
     """
-    run = Run(config.run)
     names = plan(config).closure(wanted)
-    if _done(run, plan(config), names):
-        return
-    with locked_run(run), around(config) as resolved:
-        path = run.folder / ".work" / "config.yaml"
-        path.parent.mkdir(exist_ok=True)
-        save_config(resolved, path)
+    run = Run(config.run)
+    with _held(run):
+        # Also where nothing has to be made: the report reads from here what no stage depends on.
         save_config(config, run.folder / "config.yaml")
-        asyncio.run(_Conductor(run, plan(resolved), path, retry_failed).conduct(names))
+        if _done(run, plan(config), names):
+            return
+        with around(config) as resolved:
+            path = run.folder / ".work" / "config.yaml"
+            path.parent.mkdir(exist_ok=True)
+            save_config(resolved, path)
+            asyncio.run(_Conductor(run, plan(resolved), path, retry_failed).conduct(names))
 
 
 @contextlib.contextmanager
-def locked_run(run: Run) -> Iterator[None]:
+def _held(run: Run) -> Iterator[None]:
     """Hold the run, so that a second process on the same folder waits for the first."""
-    with locked(run.folder / ".lock"):
+    path = run.folder / ".lock"
+    with explained(path):
+        free = try_lock(path)
+    if free is None:
+        print(f"{run.folder} is in use by another process; waiting for its end", file=sys.stderr, flush=True)
+    with free or locked(path):
         yield
 
 
@@ -166,7 +174,7 @@ class _Conductor:
                 if self._plan.steps[name].apart:
                     await self._apart(name, report)
                 else:
-                    await asyncio.to_thread(make, self._plan, self._run, name, report, self._retry_failed)
+                    await _in_thread(lambda: make(self._plan, self._run, name, report, self._retry_failed))
             except UserError as error:
                 raise UserError(f"{name}: {error}") from error
             finally:
@@ -177,16 +185,21 @@ class _Conductor:
         arguments = [str(self._config_path), name, *(["--retry-failed"] if self._retry_failed else [])]
         # One thread each: at these sizes two trainings side by side beat one on two cores, and sums stay the same.
         environment = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", **os.environ}
+        pipe = asyncio.subprocess.PIPE
+        # Nothing is written to its standard input: that it ends tells the child that this process is gone. In a session of its own, because
+        # Ctrl-C is for this process, which then ends the child.
         child = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "insightv.child", *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=environment
+            sys.executable, "-m", "insightv.child", *arguments, stdin=pipe, stdout=pipe, stderr=pipe, env=environment, start_new_session=True
         )
         said: list[str] = []
         try:
             assert child.stdout and child.stderr
             listening = asyncio.create_task(_listen(child.stderr, said))
             async for line in child.stdout:
+                # What a library prints is no progress.
                 with contextlib.suppress(json.JSONDecodeError):
-                    report(json.loads(line))
+                    if isinstance(values := json.loads(line), dict):
+                        report(values)
             await child.wait()
             await listening
         finally:
@@ -195,6 +208,25 @@ class _Conductor:
                 await child.wait()
         if child.returncode:
             raise _error(name, child.returncode, said)
+
+
+async def _in_thread(work: Callable[[], None]) -> None:
+    """Await work in a thread that, unlike an executor's, does not keep a process alive that has to end: what it did is kept as after a kill."""
+    loop, ended = asyncio.get_running_loop(), asyncio.Event()
+    errors: list[BaseException] = []
+
+    def go() -> None:
+        try:
+            work()
+        except BaseException as error:
+            errors.append(error)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(ended.set)
+
+    threading.Thread(target=go, name="stage", daemon=True).start()
+    await ended.wait()
+    if errors:
+        raise errors[0]
 
 
 async def _listen(stream: asyncio.StreamReader, said: list[str]) -> None:
@@ -226,6 +258,9 @@ def tell(summary: Summary) -> str:
 def make(plan: Plan, run: Run, name: str, report: Callable[[dict[str, Any]], None], retry_failed: bool) -> None:
     """Make one stage whose needs are done."""
     stage = plan.stage(run, name)
-    with locked(stage.work / ".lock"):
+    with explained(run.folder), locked(stage.work / ".lock"):
+        # Whoever held the lock before may have made it.
+        if stage.done:
+            return
         summary = plan.steps[name].make(Context(plan.config, run, report, retry_failed), stage.work)
         stage.commit(summary)

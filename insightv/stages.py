@@ -7,6 +7,7 @@ import asyncio
 import json
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -85,7 +86,11 @@ class Context:
         from insightv.models.vlm import load
 
         path, adapter = self.model(name)
-        yield LocalChat(load(path, adapter=adapter, dtype=self.config.local.dtype), self.run.images, self.run.journal, self.config.local)
+        chat = LocalChat(load(path, adapter=adapter, dtype=self.config.local.dtype), self.run.images, self.run.journal, self.config.local)
+        try:
+            yield chat
+        finally:
+            asyncio.run(chat.close())
 
     def counted(self, total: int) -> Callable[[object], None]:
         """A callback for `on_done` that reports how many of `total` are done."""
@@ -151,7 +156,10 @@ def make_base(context: Context, work: Path) -> Summary:
         train_base(work / "model", work / "scratch", config.seed, config.world.base_steps, context.report)
         identity = weights_hash(work / "model", None)
     else:
-        identity = weights_hash(base_path(config, context.run), None)
+        path = base_path(config, context.run)
+        if not (path / "config.json").is_file():
+            raise UserError(f"models.base: no model at {path}: config.json is missing; give the folder of a checkpoint in transformers' layout")
+        identity = weights_hash(path, None)
     (work / "base.json").write_text(json.dumps({"identity": identity}) + "\n", encoding="utf-8")
     return {"identity": identity}
 
@@ -327,18 +335,28 @@ def _train(context: Context, work: Path, kind: str, settings: TrainConfig, paths
         return train(**arguments, config=settings, report=context.report)
     from insightv.training import job
 
-    file, log = work / "scratch" / "job.json", work / "scratch" / "training.log"
-    file.parent.mkdir(exist_ok=True)
+    scratch = work / "scratch"
+    file, log, said, progress = (scratch / name for name in ("job.json", "training.log", "summary.log", "progress.jsonl"))
+    scratch.mkdir(exist_ok=True)
     file.write_text(json.dumps({"config": settings.model_dump(mode="json"), **{k: str(v) if v else None for k, v in arguments.items()}}))
     # Attended to, so that its processes end with this one.
     command = [sys.executable, "-m", attended.__name__, "15", *job.command("dpo" if kind == "dpo" else "sft", file, settings.processes)]
-    with log.open("wb") as errors, subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True) as process:
-        assert process.stdout
-        lines = process.stdout.read().split("\n")
+    with log.open("wb") as errors, said.open("wb") as output, subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=errors) as process:
+        while process.poll() is None:
+            time.sleep(0.2)
+            if line := _last_line(progress):
+                context.report(json.loads(line))
     if process.returncode:
         raise UserError(f"training ended with exit code {process.returncode}; its messages are in {log}")
-    summary: Summary = json.loads(next(line for line in reversed(lines) if line.strip()))
+    summary: Summary = json.loads(_last_line(said))
     return summary
+
+
+def _last_line(path: Path) -> str:
+    """The last whole line of a file that may still grow; empty without one."""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    whole = text[: text.rfind("\n") + 1].split("\n")
+    return next((line for line in reversed(whole) if line.strip()), "")
 
 
 def evaluate_row(context: Context, work: Path, solver: str, models: tuple[str, ...], row: str) -> Summary:

@@ -1,10 +1,20 @@
-"""Tiny checkpoints of the real model classes: random weights, a byte-level tokenizer that reads any text, a chat template."""
+"""Tiny checkpoints of the real model classes: random weights, a byte-level tokenizer that reads any text, a chat template.
 
+Beside them a teacher that counts what it is asked, and a way to run a plan's stages in this process.
+"""
+
+import asyncio
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from aiohttp import web
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     CLIPImageProcessorPil,
@@ -25,6 +35,10 @@ from transformers import (
 )
 
 import insightv.models.vlm  # noqa: F401 - makes processors of video-capable models work without torchvision
+from insightv import processes
+from insightv.config import TeacherDials
+from insightv.images import digest
+from insightv.world import teacher
 
 LLAVA_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}[{{ message.role }}] "
@@ -164,3 +178,59 @@ def tiny_qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     images = Qwen2VLImageProcessorPil(size={"shortest_edge": 56 * 56, "longest_edge": 112 * 112})
     processor = Qwen2_5_VLProcessor(image_processor=images, tokenizer=tokenizer, chat_template=QWEN_TEMPLATE)
     return _save(tmp_path_factory.mktemp("models") / "qwen", Qwen2_5_VLForConditionalGeneration(config), processor)
+
+
+Asked = Counter[str]
+"""How often a teacher answered each request, by the digest of its body."""
+
+
+@contextmanager
+def _counting(dials: TeacherDials) -> Iterator[tuple[str, Asked]]:
+    asked: Asked = Counter()
+
+    @web.middleware
+    async def count(request: web.Request, handler: Callable[[web.Request], Any]) -> web.StreamResponse:
+        response: web.StreamResponse = await handler(request)
+        # The probes of a check are not journalled and hold grey pictures or none; the rest is a role's instruction.
+        if request.method == "POST" and b'"system"' in (body := await request.read()):
+            asked[digest(body)] += 1
+        return response
+
+    async def serve(url: "Future[str]", end: asyncio.Event) -> None:
+        app = teacher.application(dials)
+        app.middlewares.append(count)
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        url.set_result(f"http://127.0.0.1:{runner.addresses[0][1]}/v1")
+        await end.wait()
+        await runner.cleanup()
+
+    loop, url, end = asyncio.new_event_loop(), Future[str](), asyncio.Event()
+    thread = threading.Thread(target=lambda: loop.run_until_complete(serve(url, end)))
+    thread.start()
+    try:
+        yield url.result(30), asked
+    finally:
+        loop.call_soon_threadsafe(end.set)
+        thread.join()
+        loop.close()
+
+
+@pytest.fixture
+def counting_teacher() -> Iterator[Callable[[TeacherDials], tuple[str, Asked]]]:
+    """Start a teacher with these dials in this process; gives its URL and how often it answered each request."""
+    with ExitStack() as stack:
+        yield lambda dials: stack.enter_context(_counting(dials))
+
+
+@pytest.fixture(scope="module")
+def in_this_process() -> Iterator[None]:
+    """Stages that would be processes of their own run here: loading the libraries a dozen times is most of a tiny run."""
+
+    async def make(conductor: Any, name: str, report: Any) -> None:
+        await asyncio.to_thread(processes.make, conductor._plan, conductor._run, name, report, False)
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(processes._Conductor, "_apart", make)
+        yield

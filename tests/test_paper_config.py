@@ -1,14 +1,12 @@
 """The paper's config holds the paper's numbers, and runs from the problems to the report on tiny models of the real classes."""
 
-import asyncio
 import json
 from math import log
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from insightv import loop, processes
+from insightv import loop
 from insightv.config import Config, TeacherDials, UserError, load_config
 from insightv.datasets.sources import write_problems
 from insightv.records import Solution
@@ -46,16 +44,6 @@ def tiny(folder: Path, base: Path, url: str, *more: str) -> Config:
         *more,
     ]
     return load_config(PAPER, overrides)
-
-
-@pytest.fixture
-def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stages that would be processes of their own run here: loading the libraries a dozen times is most of a tiny run."""
-
-    async def make(conductor: Any, name: str, report: Any) -> None:
-        await asyncio.to_thread(processes.make, conductor._plan, conductor._run, name, report, False)
-
-    monkeypatch.setattr(processes._Conductor, "_apart", make)
 
 
 def test_the_numbers_are_the_papers() -> None:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from insightv.chain_text import render_chain
+from insightv.records import Chain, Step
 from insightv.world.problems import draw_item, draw_options, is_held_out
 from insightv.world.questions import FAMILIES, MOVES, Question, describe, draw_question, group_words, reason
 from insightv.world.scenes import CELLS, COLOURS, COLUMN_NAMES, COLUMNS, NAMES, ROWS, SHAPES, Chart, Grid, Scene, Table
@@ -29,23 +31,27 @@ class Course:
 
     text: float
     """Share of lessons that are text alone."""
+    documents: float
+    """Share of these that are about documents: notes to be written as a structured text, or a text whose answer is to be read off."""
     direct: float
     """Share of the other lessons' turns that are direct questions, the rest being captions and grounding."""
     turns: int
     """Turns of a lesson at most."""
-    equal_turns: bool
-    """Whether every turn weighs the same in the loss, instead of every token."""
+    balance: float
+    """An answer of n tokens weighs n ** -balance a token: 0 is a loss over tokens, 1 one over answers."""
 
 
-ALIGNMENT = Course(text=0.125, direct=0.5, turns=3, equal_turns=False)
+ALIGNMENT = Course(text=0.125, documents=0, direct=0.5, turns=3, balance=0)
 """First: what is where, in words."""
-INSTRUCTION = Course(text=0.125, direct=0.8, turns=4, equal_turns=True)
+INSTRUCTION = Course(text=0.3, documents=0.6, direct=0.8, turns=4, balance=0.5)
 """Then: short answers to questions, which a loss over tokens would hardly notice beside long captions."""
 
 
 def draw_lesson(rng: np.random.Generator, difficulty: float, course: Course = ALIGNMENT) -> Lesson:
     """A random lesson of a course."""
     if rng.random() < course.text:
+        if course.documents and rng.random() < course.documents:
+            return Lesson(None, (_document_turn(rng, difficulty),))
         return Lesson(None, tuple(_text_turn(rng) for _ in range(course.turns)))
     family = str(rng.choice(list(FAMILIES)))
     scene, question = draw_item(rng, "base", family, difficulty)
@@ -150,6 +156,18 @@ def _text_turn(rng: np.random.Generator) -> Turn:
     if 0 <= column < COLUMNS and 0 <= row < ROWS:
         return f"Go {move} {cell}.", f"{move.capitalize()} {cell} is {COLUMN_NAMES[column]}{row + 1}."
     return f"Go {move} {cell}.", f"Nothing is {move} {cell}."
+
+
+def _document_turn(rng: np.random.Generator, difficulty: float) -> Turn:
+    """Write given notes as a structured text, or read the answer off one: what any language model can do before it sees a picture."""
+    scene, question = draw_item(rng, "base", str(rng.choice(list(FAMILIES))), difficulty)
+    trace = reason(question, scene)
+    steps = tuple(Step(summary=title, reasoning=text) for title, text in trace.steps)
+    chain = Chain(id="", problem_id="", model="", mode="single", index=0, steps=steps, conclusion=trace.conclusion, answer=trace.answer)
+    if rng.random() < 0.3:
+        return f"{question.text}\n{render_chain(chain)}{DIRECT}", trace.answer
+    notes = " ".join(f"{title}: {text}" for title, text in trace.steps)
+    return f"{question.text}\n{notes} {trace.conclusion}\nWrite as steps.", render_chain(chain)
 
 
 def vocabulary_corpus() -> Iterator[str]:

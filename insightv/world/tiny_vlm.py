@@ -210,7 +210,7 @@ def train_language(
         return losses @ weights[weights > 0] / weights.sum(), {}
 
     model.set_attn_implementation("eager")  # bfloat16 SDPA has a slow backward on CPU: 1.7 times the step's whole time
-    _train(model, loss_of, np.random.default_rng([seed, 3 if course.equal_turns else 2]), steps, report, checkpoint, peak)
+    _train(model, loss_of, np.random.default_rng([seed, 3 if course.balance else 2]), steps, report, checkpoint, peak)
     model.set_attn_implementation("sdpa")
 
 
@@ -263,7 +263,7 @@ def _lesson_batches(tokenizer: PreTrainedTokenizerFast, rng: np.random.Generator
     for _ in range(batch_size * count):
         difficulty = float(rng.random())
         lesson = draw_lesson(rng, difficulty, course)
-        tokens, weights = _lesson_tokens(tokenizer, lesson, course.equal_turns)
+        tokens, weights = _lesson_tokens(tokenizer, lesson, course.balance)
         rows.append((tokens, weights, to_pixels(lesson.scene, rng, difficulty) if lesson.scene else None))
     rows.sort(key=lambda row: len(row[0]))
     groups = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
@@ -284,7 +284,7 @@ def _collate(rows: list[tuple[list[int], list[float], torch.Tensor | None]], pad
     return (inputs | {"pixel_values": torch.stack(pixels)} if pixels else inputs), weights
 
 
-def _lesson_tokens(tokenizer: PreTrainedTokenizerFast, lesson: Lesson, equal_turns: bool) -> tuple[list[int], list[float]]:
+def _lesson_tokens(tokenizer: PreTrainedTokenizerFast, lesson: Lesson, balance: float) -> tuple[list[int], list[float]]:
     tokens: list[int] = []
     weights: list[float] = []
     picture = IMAGE * (SIZE // PATCH) ** 2 + "\n" if lesson.scene else ""
@@ -292,5 +292,5 @@ def _lesson_tokens(tokenizer: PreTrainedTokenizerFast, lesson: Lesson, equal_tur
         asked = tokenizer(f"{USER}{picture if index == 0 else ''}{question}{END}{ASSISTANT}").input_ids
         said = tokenizer(f"{answer}{END}").input_ids
         tokens += asked + said
-        weights += [0.0] * len(asked) + [1 / len(said) if equal_turns else 1.0] * len(said)
+        weights += [0.0] * len(asked) + [float(len(said) ** -balance)] * len(said)
     return tokens, weights

@@ -1,0 +1,200 @@
+"""The stages of the smallest whole run: nothing is made or asked twice, a change remakes what depends on it, and mistakes are one line."""
+
+import re
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from insightv import loop
+from insightv.config import Config, TeacherDials, UserError, load_config
+from insightv.models.chat import EndpointDown
+from insightv.records import Chain, Problem
+from insightv.store import Run, read_records
+
+SMALL = Path(__file__).parent / "small.yaml"
+ROWS = ("base", "single", "pair", "pair+dpo")
+
+pytestmark = pytest.mark.usefixtures("in_this_process")
+
+
+def small(run: Path, base: Path, *more: str) -> Config:
+    return load_config(SMALL, [f"run={run}", f"models.base={base}", *more])
+
+
+def to(url: str, *more: str) -> list[str]:
+    """Overrides that send all roles to one URL."""
+    return [f"models.{role}.{setting}" for role in ("generator", "judge", "scorer") for setting in (f"url={url}", *more)]
+
+
+@pytest.fixture(scope="module")
+def whole(in_this_process: None, tiny_llava: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of the small config."""
+    config = small(tmp_path_factory.mktemp("loop") / "run", tiny_llava)
+    loop.run(config)
+    return config.run
+
+
+@pytest.fixture
+def again(whole: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run, to be changed."""
+    return shutil.copytree(whole, tmp_path / "run")
+
+
+def made(capsys: pytest.CaptureFixture[str]) -> set[str]:
+    """The stages that ended since the last look."""
+    return set(re.findall(r"^✓ (\S+)", capsys.readouterr().out, re.MULTILINE))
+
+
+def journalled(run: Path) -> int:
+    count = 0
+    for path in (run / "journal").glob("*.sqlite"):
+        with sqlite3.connect(path) as connection:
+            count += connection.execute("SELECT count(*) FROM replies").fetchone()[0]
+    return count
+
+
+@contextmanager
+def no_teacher(_: Config) -> Iterator[Config]:
+    raise AssertionError("the teacher was started")
+    yield
+
+
+def test_a_second_run_makes_nothing_and_asks_nobody(again: Path, tiny_llava: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(loop, "with_teacher", no_teacher)
+    loop.run(small(again, tiny_llava))
+    out = capsys.readouterr().out
+    assert "✓" not in out and f"report: {again / 'report.html'}" in out
+    assert all(row in out for row in ROWS)
+
+
+@pytest.mark.parametrize(
+    ("change", "remade"),
+    [
+        ("models.generator.concurrency=2", set()),
+        ("systems.rows=[base, reasoner]", {"evaluate-reasoner"}),
+        ("systems.answer.max_tokens=5", {f"evaluate-{row}" for row in ROWS}),
+        ("dpo.beta=0.2", {"dpo1", "evaluate-pair+dpo"}),
+        ("single.learning_rate=1.0e-4", {"single", "evaluate-single"}),
+        ("summary.size=14", {"summary-data", "summarizer", "evaluate-pair", "evaluate-pair+dpo"}),
+    ],
+)
+def test_a_change_remakes_what_depends_on_it(again: Path, tiny_llava: Path, capsys: pytest.CaptureFixture[str], change: str, remade: set[str]) -> None:
+    loop.run(small(again, tiny_llava, change))
+    assert made(capsys) == remade
+
+
+def test_the_table_follows_settings_that_no_stage_depends_on(again: Path, tiny_llava: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    loop.run(small(again, tiny_llava, "systems.baseline=single"))
+    out = capsys.readouterr().out
+    assert "base - single" in out and "single - base" not in out
+    assert load_config(again / "config.yaml").systems.baseline == "single"
+
+
+def test_a_changed_dial_is_another_teacher(again: Path, tiny_llava: Path) -> None:
+    config = small(again, tiny_llava, "world.teacher.malformed=0.5")
+    before = {chain.model for chain in read_records(again / "generate" / "chains.jsonl", Chain)}
+    rows = journalled(again)
+    loop.run(config, {"generate"})
+    after = {chain.model for chain in read_records(again / "generate" / "chains.jsonl", Chain)}
+    assert len(before) == len(after) == 1 and before != after
+    assert journalled(again) >= rows + 36 * 3
+    mine = config.model_copy(update={"models": load_config(SMALL, to("http://127.0.0.1:1/v1", "revision=mine")).models})
+    assert loop.name_teacher(mine) == mine
+
+
+def test_a_mistake_is_one_line_that_names_the_place(tiny_llava: Path, tmp_path: Path) -> None:
+    mistakes = {
+        "systems.rows=[base, triple]": r"^systems\.rows: no row 'triple'; there are base, .*pair\+dpo",
+        "systems.rows=[pair+dpo3]": r"^systems\.rows: pair\+dpo3 needs dpo\.rounds to be at least 3, it is 1$",
+        "models.base=/nowhere/base": r"^base: models\.base: no model at /nowhere/base: config\.json is missing",
+    }
+    for mistake, message in mistakes.items():
+        with pytest.raises(UserError, match=message) as error:
+            loop.run(small(tmp_path / "run", tiny_llava, mistake))
+        assert len(str(error.value).splitlines()) == 1
+
+
+def test_without_a_world_splits_and_endpoints_must_be_there(tiny_llava: Path, tmp_path: Path) -> None:
+    endpoints = to("http://127.0.0.1:1/v1", "max_outage=0.3")
+    with pytest.raises(UserError, match=r"^models\.generator\.url, .* must be set, or a world configured$"):
+        loop.run(small(tmp_path / "run", tiny_llava, "world=null"))
+    with pytest.raises(UserError, match=r"^problems: problems\.train is not set"):
+        loop.run(small(tmp_path / "run", tiny_llava, "world=null", *endpoints))
+    with pytest.raises(UserError, match=r"^problems: no problem records at /nowhere/train\.jsonl$"):
+        loop.run(small(tmp_path / "run", tiny_llava, "world=null", "problems.train=/nowhere/train.jsonl", *endpoints))
+
+
+def test_an_endpoint_out_of_reach_ends_the_run_and_the_check(tiny_llava: Path, tmp_path: Path) -> None:
+    config = small(tmp_path / "run", tiny_llava, *to("http://127.0.0.1:1/v1", "max_outage=0.3"))
+    with pytest.raises(EndpointDown, match=r"^http://127\.0\.0\.1:1/v1 was out of reach for 0\.3 s"):
+        loop.run(config)
+    with pytest.raises(UserError, match=r"^models\.generator: no answer from http://127\.0\.0\.1:1/v1"):
+        loop.check(config)
+    # What did not need it is done, what did was begun.
+    states = {str(row["stage"]): row["state"] for row in loop.status(config.run)}
+    assert (states["problems"], states["generate"], states["assess"]) == ("done", "begun", "to do")
+
+
+def test_status_before_and_after(whole: Path, tmp_path: Path) -> None:
+    for look in (loop.status, loop.report):
+        with pytest.raises(UserError, match=f"^no run at {tmp_path}: it has no config.yaml$"):
+            look(tmp_path)
+    rows = loop.status(whole)
+    assert {row["state"] for row in rows} == {"done"}
+    summaries = {row["stage"]: str(row["summary"]) for row in rows}
+    assert "train 18" in summaries["problems"] and "chains 36" in summaries["generate"] and "test macro" not in summaries
+    assert set(summaries) == {path.parent.name for path in whole.glob("*/manifest.json")}
+
+
+def test_ask_streams_the_chain_then_the_answer(whole: Path) -> None:
+    said: set[str] = set()
+    # An untrained model may have nothing to say to one question.
+    for problem in read_records(whole / "problems" / "test.jsonl", Problem):
+        picture = Run(whole).images.path(problem.images[0])
+        kinds = [delta.kind for delta in loop.ask(whole, picture, problem.question, problem.options)]
+        assert kinds == sorted(kinds, key=("reasoning", "content", "usage").index) and kinds[-1] == "usage"
+        said.update(kinds)
+        if len(said) == 3:
+            return
+    raise AssertionError(f"the pair said only {said}")
+
+
+def test_ask_refuses_what_is_no_picture_and_a_run_without_agents(whole: Path, again: Path, tmp_path: Path) -> None:
+    text = tmp_path / "a.png"
+    text.write_text("no picture")
+    for path, message in ((text, f"^{text}: "), (tmp_path / "none.png", "none.png: No such file or directory$"), (tmp_path, f"^{tmp_path}: Is a directory$")):
+        with pytest.raises(UserError, match=message) as error:
+            list(loop.ask(whole, path, "What?"))
+        assert len(str(error.value).splitlines()) == 1
+    Image.new("RGB", (8, 8)).save(tmp_path / "b.png")
+    shutil.rmtree(again / "dpo1")
+    with pytest.raises(UserError, match=r"has no trained dpo1 yet; finish the run first$"):
+        list(loop.ask(again, tmp_path / "b.png", "What?"))
+    with pytest.raises(UserError, match=r"run `insightv demo` first$"):
+        list(loop.ask(tmp_path / "none", tmp_path / "b.png", "What?"))
+
+
+def test_a_check_says_what_each_role_can_and_pays_for_the_run(
+    tiny_llava: Path, tmp_path: Path, counting_teacher: Callable[[TeacherDials], tuple[str, Any]]
+) -> None:
+    url, asked = counting_teacher(TeacherDials())
+    config = small(tmp_path / "run", tiny_llava, *to(url, "price_out=1000"))
+    rows = loop.check(config)
+    assert [row["role"] for row in rows] == ["generator", "judge", "scorer"]
+    for row in rows:
+        assert row["listed"] and row["json schema"] and row["images"] and row["cost at most"]
+    assert str(rows[0]["one item"]).startswith("ok, ") and "verdict True" in str(rows[1]["one item"])
+    paid = set(asked)
+    assert len(paid) == journalled(config.run) >= 5
+    loop.run(config, {"generate"})
+    assert set(asked.values()) == {1} and asked.total() == journalled(config.run)
+    # The chain of the check is the run's first.
+    first = next(read_records(config.run / "generate" / "chains.jsonl", Chain))
+    assert len(asked) - len(paid) < sum(len(chain.steps) + 1 for chain in read_records(config.run / "generate" / "chains.jsonl", Chain)) * 1.3
+    assert first.status == "ok"

@@ -1,0 +1,122 @@
+"""Stages beside each other: Ctrl-C ends them all at once, a lock that was waited for is looked behind, and a full disk is one line."""
+
+import asyncio
+import errno
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from insightv import child, loop, processes
+from insightv.config import UserError, load_config
+from insightv.files import locked
+from insightv.store import Run
+
+SMALL = Path(__file__).parent / "small.yaml"
+
+
+def stages_of(run: Path) -> list[str]:
+    """Command lines of the processes on this machine that make a stage of the run."""
+    lines = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            lines.append(path.read_bytes().replace(b"\0", b" ").decode())
+        except OSError:  # it ended meanwhile
+            continue
+    return [line for line in lines if "insightv.child" in line and str(run) in line]
+
+
+def wait_until(reached: Callable[[], object], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not reached():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="looks for processes in /proc")
+def test_ctrl_c_ends_threads_and_processes_with_130(tmp_path: Path, tiny_llava: Path) -> None:
+    run = tmp_path / "run"
+    # A teacher this slow keeps the chains' thread busy for minutes.
+    settings = (f"run={run}", f"models.base={tiny_llava}", "world.teacher.latency=60")
+    command = [sys.executable, "-c", "from insightv.cli import main; main()", "run", str(SMALL), *(word for one in settings for word in ("-o", one))]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        wait_until(lambda: stages_of(run) and any((run / ".work").glob("generate-*")))
+        os.killpg(process.pid, signal.SIGINT)
+        _, said = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert said == "insightv: stopped; run the same command to go on, nothing is lost\n"
+    assert stages_of(run) == []
+
+
+def test_cancelled_work_in_a_thread_is_not_waited_for() -> None:
+    release = threading.Event()
+
+    async def cancel() -> None:
+        work = asyncio.create_task(processes._in_thread(lambda: release.wait(30) and None))
+        await asyncio.sleep(0.1)
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+
+    began = time.monotonic()
+    asyncio.run(cancel())
+    release.set()
+    assert time.monotonic() - began < 5
+
+
+def test_errors_of_work_in_a_thread_are_raised() -> None:
+    def fail() -> None:
+        raise UserError("broken")
+
+    with pytest.raises(UserError, match=r"^broken$"):
+        asyncio.run(processes._in_thread(fail))
+
+
+def test_a_second_run_waits_for_the_first_and_finds_its_work(tmp_path: Path, tiny_llava: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = load_config(SMALL, [f"run={tmp_path}", f"models.base={tiny_llava}"])
+    loop.run(config, {"problems"})
+    capsys.readouterr()
+    with locked(tmp_path / ".lock"):
+        second = threading.Thread(target=loop.run, args=(config, {"problems"}))
+        second.start()
+        second.join(1)
+        assert second.is_alive()
+    second.join(30)
+    out, err = capsys.readouterr()
+    assert err == f"{tmp_path} is in use by another process; waiting for its end\n" and "✓" not in out
+
+
+def test_a_stage_that_another_process_made_meanwhile_is_left(tmp_path: Path, tiny_llava: Path) -> None:
+    config = load_config(SMALL, [f"run={tmp_path}", f"models.base={tiny_llava}"])
+    loop.run(config, {"problems"})
+    plan = loop.plan(config)
+    made = plan.stage(Run(tmp_path), "problems").outputs_hash
+
+    def fail(*_: object) -> dict[str, object]:
+        raise AssertionError("made again")
+
+    plan.steps["problems"] = processes.Step("problems", (), fail, plan.steps["problems"].settings, False)
+    processes.make(plan, Run(tmp_path), "problems", lambda _: None, False)
+    assert plan.stage(Run(tmp_path), "problems").outputs_hash == made
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), RuntimeError("I/O error: No space left on device (os error 28)")])
+def test_a_full_disk_in_a_stage_is_one_line(error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    config = tmp_path / "config.yaml"
+    config.write_text(f"run: {tmp_path / 'run'}\nworld: {{}}\n", encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", ["child", str(config), "problems"])
+    monkeypatch.setattr("insightv.stages.make_problems", fail)
+    monkeypatch.setattr(child, "_end_with_parent", lambda: None)
+    with pytest.raises(SystemExit) as end:
+        child.main()
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert said.endswith("the disk is full; free some space and run the same command again\n") and len(said.splitlines()) == 1
