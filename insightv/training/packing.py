@@ -9,12 +9,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
 from insightv.models.vlm import collate_pixels
 
 IGNORED = -100
 """Label of a position that has no loss."""
+_STRIDE = 16
+"""Widths are multiples of this: a library that compiles and keeps a kernel per shape (oneDNN does) then meets few shapes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,20 +69,26 @@ def collate(rows: Sequence[Row], pad_id: int) -> dict[str, Any]:
     if any(len(row.answers) != count for row in rows):
         raise ValueError("rows of one batch must have the same number of answers")
     pairs = [(row, answer) for row in rows for answer in row.answers]
+    longest = max(len(row.prompt_ids) + len(answer.ids) for row, answer in pairs)
+    width = -(-longest // _STRIDE) * _STRIDE
     ids = [torch.tensor(row.prompt_ids + answer.ids) for row, answer in pairs]
     labels = [
         torch.tensor([IGNORED] * len(row.prompt_ids) + [token if kept else IGNORED for token, kept in zip(answer.ids, answer.mask, strict=True)])
         for row, answer in pairs
     ]
     return {
-        "input_ids": pad_sequence(ids, batch_first=True, padding_value=pad_id),
-        "attention_mask": pad_sequence([torch.ones_like(one) for one in ids], batch_first=True),
-        "labels": pad_sequence(labels, batch_first=True, padding_value=IGNORED),
+        "input_ids": _padded(ids, width, pad_id),
+        "attention_mask": _padded([torch.ones_like(one) for one in ids], width, 0),
+        "labels": _padded(labels, width, IGNORED),
         "prompt_lengths": torch.tensor([len(row.prompt_ids) for row, _ in pairs]),
         "pixels": collate_pixels([row.pixels for row, _ in pairs if row.pixels]),
         "answers": count,
         "row_ids": [row.row_id for row in rows],
     }
+
+
+def _padded(rows: Sequence[Tensor], width: int, value: int) -> Tensor:
+    return pad(pad_sequence(list(rows), batch_first=True, padding_value=value), (0, width - max(len(row) for row in rows)), value=value)
 
 
 def answer_logprobs(model: nn.Module, batch: Mapping[str, Any]) -> AnswerLogprobs:
@@ -89,7 +98,9 @@ def answer_logprobs(model: nn.Module, batch: Mapping[str, Any]) -> AnswerLogprob
     """
     labels = batch["labels"]
     rows, columns = torch.nonzero(labels[:, 1:] != IGNORED, as_tuple=True)
-    logits = _logits_at(model, batch, rows * labels.shape[1] + columns)
+    positions = rows * labels.shape[1] + columns
+    spare = -len(positions) % (16 * _STRIDE)
+    logits = _logits_at(model, batch, pad(positions, (0, spare)))[: len(positions)]
     targets = labels[rows, columns + 1]
     chosen = logits.gather(1, targets[:, None]).squeeze(1) - logits.logsumexp(1)
     starts = batch["prompt_lengths"]
