@@ -260,8 +260,11 @@ def _parts(problem: Problem, pieces: Sequence[tuple[str, bool]]) -> tuple[Text |
 
 
 def _accepted(problem: Problem, answer: str) -> str:
-    index = ord(answer) - ord("A") if len(answer) == 1 else -1
-    return f"{answer}. {problem.options[index]}" if 0 <= index < len(problem.options) else answer
+    """An accepted answer as it is shown: an option with letter and text, whichever of them stands in the problem."""
+    for index, option in enumerate(problem.options):
+        if answer in (letter(index), option):
+            return f"{letter(index)}. {option}"
+    return answer
 
 
 def _further(value: Mapping[str, Any], *known: str) -> tuple[str, ...]:

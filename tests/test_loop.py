@@ -15,6 +15,7 @@ from insightv import loop
 from insightv.config import Config, TeacherDials, UserError, load_config
 from insightv.models.chat import EndpointDown
 from insightv.records import Chain, Problem
+from insightv.stages import SHIPPED_BASE
 from insightv.store import Run, read_records
 
 SMALL = Path(__file__).parent / "small.yaml"
@@ -33,9 +34,9 @@ def to(url: str, *more: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def whole(in_this_process: None, tiny_llava: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(in_this_process: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of the small config."""
-    config = small(tmp_path_factory.mktemp("loop") / "run", tiny_llava)
+    config = small(tmp_path_factory.mktemp("loop") / "run", SHIPPED_BASE)
     loop.run(config)
     return config.run
 
@@ -65,9 +66,9 @@ def no_teacher(_: Config) -> Iterator[Config]:
     yield
 
 
-def test_a_second_run_makes_nothing_and_asks_nobody(again: Path, tiny_llava: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_second_run_makes_nothing_and_asks_nobody(again: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(loop, "with_teacher", no_teacher)
-    loop.run(small(again, tiny_llava))
+    loop.run(small(again, SHIPPED_BASE))
     out = capsys.readouterr().out
     assert "✓" not in out and f"report: {again / 'report.html'}" in out
     assert all(row in out for row in ROWS)
@@ -84,20 +85,20 @@ def test_a_second_run_makes_nothing_and_asks_nobody(again: Path, tiny_llava: Pat
         ("summary.size=14", {"summary-data", "summarizer", "evaluate-pair", "evaluate-pair+dpo"}),
     ],
 )
-def test_a_change_remakes_what_depends_on_it(again: Path, tiny_llava: Path, capsys: pytest.CaptureFixture[str], change: str, remade: set[str]) -> None:
-    loop.run(small(again, tiny_llava, change))
+def test_a_change_remakes_what_depends_on_it(again: Path, capsys: pytest.CaptureFixture[str], change: str, remade: set[str]) -> None:
+    loop.run(small(again, SHIPPED_BASE, change))
     assert made(capsys) == remade
 
 
-def test_the_table_follows_settings_that_no_stage_depends_on(again: Path, tiny_llava: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    loop.run(small(again, tiny_llava, "systems.baseline=single"))
+def test_the_table_follows_settings_that_no_stage_depends_on(again: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    loop.run(small(again, SHIPPED_BASE, "systems.baseline=single"))
     out = capsys.readouterr().out
     assert "base - single" in out and "single - base" not in out
     assert load_config(again / "config.yaml").systems.baseline == "single"
 
 
-def test_a_changed_dial_is_another_teacher(again: Path, tiny_llava: Path) -> None:
-    config = small(again, tiny_llava, "world.teacher.malformed=0.5")
+def test_a_changed_dial_is_another_teacher(again: Path) -> None:
+    config = small(again, SHIPPED_BASE, "world.teacher.malformed=0.5")
     before = {chain.model for chain in read_records(again / "generate" / "chains.jsonl", Chain)}
     rows = journalled(again)
     loop.run(config, {"generate"})
@@ -108,7 +109,7 @@ def test_a_changed_dial_is_another_teacher(again: Path, tiny_llava: Path) -> Non
     assert loop.name_teacher(mine) == mine
 
 
-def test_a_mistake_is_one_line_that_names_the_place(tiny_llava: Path, tmp_path: Path) -> None:
+def test_a_mistake_is_one_line_that_names_the_place(tmp_path: Path) -> None:
     mistakes = {
         "systems.rows=[base, triple]": r"^systems\.rows: no row 'triple'; there are base, .*pair\+dpo",
         "systems.rows=[pair+dpo3]": r"^systems\.rows: pair\+dpo3 needs dpo\.rounds to be at least 3, it is 1$",
@@ -116,22 +117,22 @@ def test_a_mistake_is_one_line_that_names_the_place(tiny_llava: Path, tmp_path: 
     }
     for mistake, message in mistakes.items():
         with pytest.raises(UserError, match=message) as error:
-            loop.run(small(tmp_path / "run", tiny_llava, mistake))
+            loop.run(small(tmp_path / "run", SHIPPED_BASE, mistake))
         assert len(str(error.value).splitlines()) == 1
 
 
-def test_without_a_world_splits_and_endpoints_must_be_there(tiny_llava: Path, tmp_path: Path) -> None:
+def test_without_a_world_splits_and_endpoints_must_be_there(tmp_path: Path) -> None:
     endpoints = to("http://127.0.0.1:1/v1", "max_outage=0.3")
     with pytest.raises(UserError, match=r"^models\.generator\.url, .* must be set, or a world configured$"):
-        loop.run(small(tmp_path / "run", tiny_llava, "world=null"))
+        loop.run(small(tmp_path / "run", SHIPPED_BASE, "world=null"))
     with pytest.raises(UserError, match=r"^problems: problems\.train is not set"):
-        loop.run(small(tmp_path / "run", tiny_llava, "world=null", *endpoints))
+        loop.run(small(tmp_path / "run", SHIPPED_BASE, "world=null", *endpoints))
     with pytest.raises(UserError, match=r"^problems: no problem records at /nowhere/train\.jsonl$"):
-        loop.run(small(tmp_path / "run", tiny_llava, "world=null", "problems.train=/nowhere/train.jsonl", *endpoints))
+        loop.run(small(tmp_path / "run", SHIPPED_BASE, "world=null", "problems.train=/nowhere/train.jsonl", *endpoints))
 
 
-def test_an_endpoint_out_of_reach_ends_the_run_and_the_check(tiny_llava: Path, tmp_path: Path) -> None:
-    config = small(tmp_path / "run", tiny_llava, *to("http://127.0.0.1:1/v1", "max_outage=0.3"))
+def test_an_endpoint_out_of_reach_ends_the_run_and_the_check(tmp_path: Path) -> None:
+    config = small(tmp_path / "run", SHIPPED_BASE, *to("http://127.0.0.1:1/v1", "max_outage=0.3"))
     with pytest.raises(EndpointDown, match=r"^http://127\.0\.0\.1:1/v1 was out of reach for 0\.3 s"):
         loop.run(config)
     with pytest.raises(UserError, match=r"^models\.generator: no answer from http://127\.0\.0\.1:1/v1"):
@@ -154,7 +155,7 @@ def test_status_before_and_after(whole: Path, tmp_path: Path) -> None:
 
 def test_ask_streams_the_chain_then_the_answer(whole: Path) -> None:
     said: set[str] = set()
-    # An untrained model may have nothing to say to one question.
+    # After a few updates a model may have nothing to say to one question.
     for problem in read_records(whole / "problems" / "test.jsonl", Problem):
         picture = Run(whole).images.path(problem.images[0])
         kinds = [delta.kind for delta in loop.ask(whole, picture, problem.question, problem.options)]
@@ -180,11 +181,9 @@ def test_ask_refuses_what_is_no_picture_and_a_run_without_agents(whole: Path, ag
         list(loop.ask(tmp_path / "none", tmp_path / "b.png", "What?"))
 
 
-def test_a_check_says_what_each_role_can_and_pays_for_the_run(
-    tiny_llava: Path, tmp_path: Path, counting_teacher: Callable[[TeacherDials], tuple[str, Any]]
-) -> None:
+def test_a_check_says_what_each_role_can_and_pays_for_the_run(tmp_path: Path, counting_teacher: Callable[[TeacherDials], tuple[str, Any]]) -> None:
     url, asked = counting_teacher(TeacherDials())
-    config = small(tmp_path / "run", tiny_llava, *to(url, "price_out=1000"))
+    config = small(tmp_path / "run", SHIPPED_BASE, *to(url, "price_out=1000"))
     rows = loop.check(config)
     assert [row["role"] for row in rows] == ["generator", "judge", "scorer"]
     for row in rows:

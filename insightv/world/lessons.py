@@ -43,7 +43,7 @@ class Course:
 
 ALIGNMENT = Course(text=0.125, documents=0, direct=0.5, turns=3, balance=0)
 """First: what is where, in words."""
-INSTRUCTION = Course(text=0.3, documents=0.6, direct=0.8, turns=4, balance=0.5)
+INSTRUCTION = Course(text=0.2, documents=0.4, direct=0.4, turns=6, balance=0.5)
 """Then: short answers to questions, which a loss over tokens would hardly notice beside long captions."""
 
 
@@ -79,21 +79,23 @@ def _direct_turn(rng: np.random.Generator, scene: Scene, question: Question) -> 
 
 def _grounding_turn(rng: np.random.Generator, scene: Scene) -> Turn:
     """A caption, or the naming of a part: each in the words that reasoning about such a picture uses."""
-    if rng.random() < 0.25:
+    if rng.random() < 0.1:
         return "Describe the picture.", caption(scene)
     if isinstance(scene, Grid):
         return _grid_turn(rng, scene)
     if isinstance(scene, Chart):
         colour, height = scene.bars[place := int(rng.integers(COLUMNS))]
         name, named = scene.legend[int(rng.integers(COLUMNS))]
-        return (
+        turns = (
             (f"Find the {colour} bar.", f"The {colour} bar is in column {COLUMN_NAMES[place]}."),
+            (f"What is {name} in the legend?", f"{name} is {named}."),
             (f"Read column {COLUMN_NAMES[place]}.", f"Column {COLUMN_NAMES[place]} reaches {height}."),
             (f"Read the {colour} bar.", f"{colour} reaches {height}."),
-            (f"What is {name} in the legend?", f"{name} is {named}."),
             ("Use the legend.", f"{', '.join(f'{n} is {c}' for n, c in scene.legend)}."),
             ("Read the bars.", f"{', '.join(f'{n} is {c} {h}' for n, (c, h) in zip(COLUMN_NAMES, scene.bars, strict=True))}."),
-        )[int(rng.integers(6))]
+        )
+        # To find what has a property is harder than to say what is in a place, and every chain begins with it.
+        return turns[int(rng.choice(len(turns), p=(0.3, 0.3, 0.1, 0.1, 0.1, 0.1)))]
     cell = str(rng.choice(CELLS))
     row = int(rng.integers(ROWS))
     digits = scene.digits[row * COLUMNS : (row + 1) * COLUMNS]
@@ -105,16 +107,17 @@ def _grounding_turn(rng: np.random.Generator, scene: Scene) -> Turn:
 
 def _grid_turn(rng: np.random.Generator, scene: Grid) -> Turn:
     form = rng.random()
-    if form < 0.3:
+    if form < 0.15:
         cell = str(rng.choice(CELLS))
         return f"Look at {cell}.", f"{cell} holds {describe(scene.cells[CELLS.index(cell)])}."
-    colour = str(rng.choice(list(COLOURS))) if form < 0.65 else None
-    shape = str(rng.choice(SHAPES)) if form >= 0.65 or form < 0.4 else None
     filled = [(cell, t) for cell, t in zip(CELLS, scene.cells, strict=True) if t]
-    if form > 0.85:
+    if form < 0.45:
         cell, thing = filled[int(rng.integers(len(filled)))]
         if [t for _, t in filled].count(thing) == 1:
             return f"Find the {thing.colour} {thing.shape}.", f"The {thing.colour} {thing.shape} is at {cell}."
+    kind = rng.random()
+    colour = str(rng.choice(list(COLOURS))) if kind < 0.55 else None
+    shape = str(rng.choice(SHAPES)) if kind >= 0.55 or kind < 0.1 else None
     found = [c for c, t in filled if (colour is None or t.colour == colour) and (shape is None or t.shape == shape)]
     rows = [", ".join(c for c in found if c[1] == str(row + 1)) or "none" for row in range(ROWS)]
     return f"Find {group_words(colour, shape)}.", " ".join(f"Row {i + 1}: {row}." for i, row in enumerate(rows))

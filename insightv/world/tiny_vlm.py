@@ -216,13 +216,15 @@ def train_language(
 
 _Batch = tuple[dict[str, torch.Tensor], torch.Tensor]
 _GROUP = 8
-"""Batches drawn at once, so that rows of like length come together; checkpoints fall between such groups."""
+"""Batches drawn at once, so that rows of like length come together."""
+SAVE_EVERY = 400
+"""Steps between checkpoints: a multiple of `_GROUP`, since batches that are drawn and not yet used are in no checkpoint."""
 
 Loss = Callable[[np.random.Generator], tuple[torch.Tensor, dict[str, float]]]
 
 
 def _train(learner: torch.nn.Module, loss_of: Loss, rng: np.random.Generator, steps: int, report: Report, checkpoint: Path, peak: float = 1e-3) -> None:
-    """AdamW with 5% warm-up and a cosine to a tenth, in place; a checkpoint every 400 steps, from which a killed training goes on."""
+    """AdamW with 5% warm-up and a cosine to a tenth, in place; a checkpoint every `SAVE_EVERY` steps, from which a killed training goes on."""
     parameters = [p for p in learner.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=peak, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
     warmup = max(1, steps // 20)
@@ -237,7 +239,7 @@ def _train(learner: torch.nn.Module, loss_of: Loss, rng: np.random.Generator, st
         optimizer.step()
         if step % 50 == 0 or step == steps:
             report({"step": step, "of": steps, "loss": round(loss.item(), 4), **figures})
-        if step % 400 == 0 or step == steps:
+        if step % SAVE_EVERY == 0 or step == steps:
             _save_state(checkpoint, step, learner, optimizer, rng)
 
 
