@@ -119,12 +119,14 @@ def to_pixels(scene: Scene, rng: np.random.Generator, difficulty: float) -> torc
 
 
 GLYPHS = ("", *map(str, range(10)), *NAMES)
-_HEADS = {"colour": len(COLOURS) + 1, "shape": len(SHAPES) + 1, "glyph": len(GLYPHS), "height": 13}
+_HEADS = {"colour": len(COLOURS) + 1, "shape": len(SHAPES) + 1, "glyph": len(GLYPHS), "height": 13, "place": (ROWS + 1) * COLUMNS}
+"""What is read off each patch. Without `place` the tower forgets where a patch is, and no language model can then say where a thing was found."""
 
 
 def patch_targets(scene: Scene) -> np.ndarray:
-    """What each of the 16 patches shows, (16, 4): colour, shape, glyph, height of the column's bar; 0 is none."""
-    targets = np.zeros((ROWS + 1, COLUMNS, 4), np.int64)
+    """What each of the 16 patches shows, (16, 5): colour, shape, glyph, height of the column's bar, 0 being none; and its place."""
+    targets = np.zeros((ROWS + 1, COLUMNS, len(_HEADS)), np.int64)
+    targets[..., 4] = np.arange((ROWS + 1) * COLUMNS).reshape(ROWS + 1, COLUMNS)
     colours = ["", *COLOURS]
     if isinstance(scene, Chart):
         for column, (colour, height) in enumerate(scene.bars):
@@ -138,7 +140,7 @@ def patch_targets(scene: Scene) -> np.ndarray:
         for place, thing in enumerate(scene.cells):
             if thing:
                 targets[place // COLUMNS, place % COLUMNS, :2] = colours.index(thing.colour), ["", *SHAPES].index(thing.shape)
-    return targets.reshape(-1, 4)
+    return targets.reshape(-1, len(_HEADS))
 
 
 STEPS = {"vision": 1600, "alignment": 3600, "instruction": 3000}

@@ -57,7 +57,10 @@ def test_the_head_sees_only_positions_that_predict_a_token_with_loss(vlm: VLM, r
     seen: list[int] = []
     vlm.model.get_output_embeddings().register_forward_hook(lambda _, inputs, output: seen.append(len(output)))
     answer_logprobs(vlm.model, collate(encoded, 0)).sums.sum().backward()
-    assert seen == [sum(len(row.answers[0].ids) for row in encoded)]
+    [width] = seen
+    wanted = sum(len(row.answers[0].ids) for row in encoded)
+    # Rounded up to 256, so that the head meets few shapes.
+    assert width % 256 == 0 and wanted <= width < wanted + 256
     assert vlm.model.get_input_embeddings().weight.grad is not None
 
 
