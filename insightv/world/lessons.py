@@ -43,7 +43,7 @@ class Course:
 
 ALIGNMENT = Course(text=0.125, documents=0, direct=0.5, turns=3, balance=0)
 """First: what is where, in words."""
-INSTRUCTION = Course(text=0.2, documents=0.4, direct=0.4, turns=6, balance=0.5)
+INSTRUCTION = Course(text=0.15, documents=0.5, direct=0.3, turns=10, balance=0.5)
 """Then: short answers to questions, which a loss over tokens would hardly notice beside long captions."""
 
 
