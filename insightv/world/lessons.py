@@ -89,13 +89,15 @@ def _grounding_turn(rng: np.random.Generator, scene: Scene) -> Turn:
         turns = (
             (f"Find the {colour} bar.", f"The {colour} bar is in column {COLUMN_NAMES[place]}."),
             (f"What is {name} in the legend?", f"{name} is {named}."),
+            (f"In which column is the {colour} bar?", COLUMN_NAMES[place]),
+            (f"Which colour is {name}?", named),
             (f"Read column {COLUMN_NAMES[place]}.", f"Column {COLUMN_NAMES[place]} reaches {height}."),
             (f"Read the {colour} bar.", f"{colour} reaches {height}."),
             ("Use the legend.", f"{', '.join(f'{n} is {c}' for n, c in scene.legend)}."),
             ("Read the bars.", f"{', '.join(f'{n} is {c} {h}' for n, (c, h) in zip(COLUMN_NAMES, scene.bars, strict=True))}."),
         )
         # To find what has a property is harder than to say what is in a place, and every chain begins with it.
-        return turns[int(rng.choice(len(turns), p=(0.3, 0.3, 0.1, 0.1, 0.1, 0.1)))]
+        return turns[int(rng.choice(len(turns), p=(0.2, 0.2, 0.2, 0.2, 0.05, 0.05, 0.05, 0.05)))]
     cell = str(rng.choice(CELLS))
     row = int(rng.integers(ROWS))
     digits = scene.digits[row * COLUMNS : (row + 1) * COLUMNS]
@@ -114,6 +116,8 @@ def _grid_turn(rng: np.random.Generator, scene: Grid) -> Turn:
     if form < 0.45:
         cell, thing = filled[int(rng.integers(len(filled)))]
         if [t for _, t in filled].count(thing) == 1:
+            if form < 0.3:
+                return f"Where is the {thing.colour} {thing.shape}?", cell
             return f"Find the {thing.colour} {thing.shape}.", f"The {thing.colour} {thing.shape} is at {cell}."
     kind = rng.random()
     colour = str(rng.choice(list(COLOURS))) if kind < 0.55 else None
