@@ -112,6 +112,11 @@ def build_model(processor: LlavaProcessor, seed: int) -> LlavaForConditionalGene
     return model
 
 
+NOISE = 0.5
+"""Standard deviation of what is added to the tower's normalised features in its own training. A head can read the faintest trace, a language model
+cannot: noise makes the tower say everything with strength."""
+
+
 def to_pixels(scene: Scene, rng: np.random.Generator, difficulty: float) -> torch.Tensor:
     """A drawn scene as the image processor would give it: (3, 64, 64) in -1..1."""
     image = draw(scene, draw_style(rng, difficulty), rng)
@@ -175,7 +180,8 @@ def train_vision(model: LlavaForConditionalGeneration, *, steps: int, seed: int,
             pixels.append(to_pixels(scene, rng, difficulty))
             targets.append(patch_targets(scene))
         wanted = torch.from_numpy(np.stack(targets))
-        features = tower(torch.stack(pixels)).last_hidden_state[:, 1:]
+        seen = functional.layer_norm(tower(torch.stack(pixels)).last_hidden_state[:, 1:], (WIDTH,))
+        features = seen + torch.from_numpy(rng.normal(0, NOISE, seen.shape).astype(np.float32))
         outputs = [head(features) for head in heads.values()]
         losses = [functional.cross_entropy(output.flatten(0, 1), wanted[..., i].flatten()) for i, output in enumerate(outputs)]
         right = torch.stack([output.argmax(-1) == wanted[..., i] for i, output in enumerate(outputs)]).all(0).float().mean()
