@@ -125,7 +125,9 @@ def _next_step(question: Question, picture: Picture, said: Sequence[Step], rng: 
     risk = min(1.0, dials.misperception * (1 + 3 * (1 - picture.contrast)))
     for claim in read_claims(Step(summary=trace.steps[place][0], reasoning=trace.steps[place][1])):
         scene = misread(scene, claim, risk, rng)
-    trace = go_on(question, scene, said)
+    misled = go_on(question, scene, said)
+    # A misreading that contradicts what was said, such as a second thing of the kind looked for, can leave nothing to say.
+    trace = misled if place < len(misled.steps) else trace
     title, text = trace.steps[place]
     text = slip(text, rng) if rng.random() < dials.arithmetic else text
     text = thin(text) if rng.random() < dials.thin_detail else text
