@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from insightv import agents, stages
 from insightv.config import Config, EndpointConfig, UserError, load_config
@@ -21,6 +21,9 @@ from insightv.processes import Plan, execute, tell
 from insightv.records import Problem
 from insightv.stages import Context
 from insightv.store import Run, content_hash
+
+if TYPE_CHECKING:
+    from insightv.evaluation.figures import ReportData
 
 ROWS: dict[str, tuple[str, tuple[str, ...]]] = {
     "base": ("solve_direct", ("base",)),
@@ -142,15 +145,21 @@ def run(config: Config, only: set[str] | None = None, *, retry_failed: bool = Fa
     """Make all stages that a verb asks for (all without one), then the table and the report; goes on where an earlier run stopped."""
     config = name_teacher(config)
     steps = plan(config)
-    needed = steps.closure({name for name in steps.steps if re.fullmatch(r"evaluate-.*|truth", name)})
+    needed = _needed(steps)
     pattern = "|".join(VERBS[verb] for verb in only) if only else ".*"
     execute(config, plan, {name for name in needed if re.fullmatch(pattern, name)}, with_teacher, retry_failed)
     if only is None or "evaluate" in only:
         from insightv.table import show
 
-        page = report(config.run)
-        show(Run(config.run), config)
+        data = _gathered(config.run)
+        page = _rendered(data, config.run)
+        show(data.tables)
         print(f"report: {page}")
+
+
+def _needed(steps: Plan) -> set[str]:
+    """The stages behind the configured rows and the report; a plan holds others too."""
+    return steps.closure({name for name in steps.steps if re.fullmatch(r"evaluate-.*|truth", name)})
 
 
 def check(config: Config) -> list[dict[str, object]]:
@@ -199,26 +208,36 @@ def _fill(config: Config, values: Callable[[EndpointConfig], dict[str, str]]) ->
 
 def report(run: Path) -> Path:
     """Write RUN/report.html from what the run holds; returns its path."""
-    from insightv.evaluation.collect import collect
-    from insightv.evaluation.report import render
+    return _rendered(_gathered(run), run)
 
-    if not (run / "config.yaml").is_file():
-        raise UserError(f"no run at {run}: it has no config.yaml")
-    config = load_config(run / "config.yaml")
+
+def _gathered(run: Path) -> "ReportData":
+    from insightv.evaluation.collect import collect
+
+    config = _saved(run)
     systems = config.systems
     known = [problem for path in sorted((run / "problems").glob("*.jsonl")) for problem in read_problems(path)]
-    data = collect(Run(run), known, rows=systems.rows, baseline=systems.baseline, primary=systems.primary, seed=config.seed)
+    return collect(Run(run), known, rows=systems.rows, baseline=systems.baseline, primary=systems.primary, seed=config.seed)
+
+
+def _rendered(data: "ReportData", run: Path) -> Path:
+    from insightv.evaluation.report import render
+
     render(data, run / "report.html")
     return run / "report.html"
 
 
+def _saved(run: Path, advice: str = "") -> Config:
+    """The config that a run was made with."""
+    if not (run / "config.yaml").is_file():
+        raise UserError(f"no run at {run}: it has no config.yaml{advice}")
+    return load_config(run / "config.yaml")
+
+
 def status(run: Path) -> list[dict[str, object]]:
     """The stages of a run, whether they are done, and what each said of itself."""
-    if not (run / "config.yaml").is_file():
-        raise UserError(f"no run at {run}: it has no config.yaml")
-    config = load_config(run / "config.yaml")
-    steps, here = plan(config), Run(run)
-    needed = steps.closure({name for name in steps.steps if re.fullmatch(r"evaluate-.*|truth", name)})
+    steps, here = plan(_saved(run)), Run(run)
+    needed = _needed(steps)
     rows: list[dict[str, object]] = []
     done: set[str] = set()
     for name, step in steps.steps.items():
@@ -234,9 +253,7 @@ def status(run: Path) -> list[dict[str, object]]:
 
 def ask(run: Path, image: Path, question: str, options: tuple[str, ...] = ()) -> Iterator[Delta]:
     """The trained pair's reasoning and answer to one question, as deltas."""
-    if not (run / "config.yaml").is_file():
-        raise UserError(f"no run at {run}: it has no config.yaml; run `insightv demo` first")
-    config, here = load_config(run / "config.yaml"), Run(run)
+    config, here = _saved(run, "; run `insightv demo` first"), Run(run)
     models = next((models for models in (_row(row, config)[1] for row in reversed(config.systems.rows)) if len(models) == 2), ("reasoner", "summarizer"))
     missing = [name for name in models if not (run / name / "manifest.json").is_file()]
     if missing:

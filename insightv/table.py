@@ -1,27 +1,21 @@
 """The table that a run ends with: rows of systems, groups of questions, intervals and tests, as text."""
 
+from collections.abc import Sequence
 from math import isnan
 
 from rich.console import Console
 from rich.table import Table
 
-from insightv.config import Config
-from insightv.datasets.sources import read_problems
-from insightv.evaluation.collect import collect
 from insightv.evaluation.compare import Comparison, Rate
 from insightv.evaluation.figures import SplitTable
-from insightv.store import Run
 
 
-def show(run: Run, config: Config) -> None:
+def show(tables: Sequence[SplitTable]) -> None:
     """Print every split's table and the tests between its rows."""
-    problems = [problem for path in sorted((run.folder / "problems").glob("*.jsonl")) for problem in read_problems(path)]
-    systems = config.systems
-    data = collect(run, problems, rows=systems.rows, baseline=systems.baseline, primary=systems.primary, seed=config.seed, examples=0)
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 140  # a log has room for the whole table
-    for split in data.tables:
+    for split in tables:
         console.print(_rows(split), _tests(split))
 
 

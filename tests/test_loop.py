@@ -25,7 +25,8 @@ pytestmark = pytest.mark.usefixtures("in_this_process")
 
 
 def small(run: Path, base: Path, *more: str) -> Config:
-    return load_config(SMALL, [f"run={run}", f"models.base={base}", *more])
+    # One stage at a time: here they share a process, and accelerate's state does not bear two trainings in it at once.
+    return load_config(SMALL, [f"run={run}", f"models.base={base}", "parallel=1", *more])
 
 
 def to(url: str, *more: str) -> list[str]:
