@@ -150,10 +150,11 @@ def make_base(context: Context, work: Path) -> Summary:
     from insightv.models.vlm import weights_hash
 
     config = context.config
+    told: Summary = {}
     if config.models.base is None and config.world and config.world.retrain_base:
-        from insightv.world.tiny_vlm import train_base
+        from insightv.world.base_training import train_base
 
-        train_base(work / "model", work / "scratch", config.seed, config.world.base_steps, context.report)
+        told = {"skills": train_base(work / "model", work / "scratch", config.seed, config.world.base_steps, context.report)}
         identity = weights_hash(work / "model", None)
     else:
         path = base_path(config, context.run)
@@ -161,7 +162,7 @@ def make_base(context: Context, work: Path) -> Summary:
             raise UserError(f"models.base: no model at {path}: config.json is missing; give the folder of a checkpoint in transformers' layout")
         identity = weights_hash(path, None)
     (work / "base.json").write_text(json.dumps({"identity": identity}) + "\n", encoding="utf-8")
-    return {"identity": identity}
+    return {"identity": identity, **told}
 
 
 def generate(context: Context, work: Path) -> Summary:

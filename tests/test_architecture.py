@@ -27,8 +27,8 @@ LAYERS = (
 """From the bottom up. A name stands for a module or for a folder; the longest that fits places a module."""
 
 ALLOWED = {
-    "torch": ("models.vlm", "models.local", "models.decoding", "training", "world.tiny_vlm"),
-    "transformers": ("models.vlm", "models.local", "models.decoding", "training", "world.tiny_vlm"),
+    "torch": ("models.vlm", "models.local", "models.decoding", "training", "world.tiny_vlm", "world.base_training", "world.muon"),
+    "transformers": ("models.vlm", "models.local", "models.decoding", "training", "world.tiny_vlm", "world.base_training", "world.muon"),
     "peft": ("models.vlm", "models.local", "training"),
     "accelerate": ("training",),
     "trl": (),
@@ -121,7 +121,7 @@ def test_modules_form_no_cycle() -> None:
         ("store", "from insightv.models.endpoint import Endpoint", "store imports models.endpoint, which lies above it"),
         ("models.endpoint", "def late():\n    import insightv.world.scenes", "models.endpoint imports world.scenes, which lies above it"),
         ("evaluation.run", "from insightv import loop", "evaluation.run imports loop, which lies above it"),
-        ("answers", "import torch.nn", "answers imports torch.nn, allowed only in models.vlm, models.local, models.decoding, training, world.tiny_vlm"),
+        ("answers", "import torch.nn", "answers imports torch.nn, allowed only in models.vlm, models.local, models.decoding, training, world.tiny_vlm, world.base_training, world.muon"),
         ("models.endpoint", "from aiohttp import web", "models.endpoint imports aiohttp.web, allowed only in serving, world.teacher"),
         ("", "from insightv.config import UserError", " imports config, which lies above it"),
         ("attic", "import json", "attic has no place in LAYERS"),

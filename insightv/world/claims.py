@@ -20,14 +20,13 @@ _SENTENCES = {
     "edge": f"nothing is {_MOVE} {_CELL}",
     "row": f"row ([1-3]): {_LIST}",
     "makes": f"{_LIST} makes {_N}",
-    "more": f"{_N} is (more|not more) than {_N}",
     "best": rf"the (highest|lowest|largest|smallest) of ({_N[1:-1]}(?:, {_N[1:-1]})*) is {_N}",
     "column": f"the {_COLOUR} bar is in column ([a-d])",
     "no bar": f"no bar is {_COLOUR}",
     "reaches": f"column ([a-d]) reaches {_N}",
     "no name": "no ([a-z]) is there",
     "sum": f"{_N} (plus|minus) {_N} is {_N}",
-    "concluded": r"((?:the (?:colour|shape|count|height|result|number|(?:highest|lowest) bar|(?:largest|smallest) number) is|there are) .+)",
+    "concluded": r"((?:the (?:colour|shape|count|height|result|sum|number|(?:highest|lowest) bar|(?:largest|smallest) number) is) .+)",
     "found in all": f"found {_N}",
     "makes in all": f"that makes {_N}",
     "sum in all": f"that is {_N}",
@@ -87,21 +86,15 @@ def members(scene: Grid, group: str) -> list[str]:
 
 def answerable(question: Question, scene: Scene) -> bool:
     """Whether `reason` can treat the question on such a picture: the right kind of picture, and words it knows."""
-    groups = question.args if question.family in ("count", "compare") else ()
+    groups = question.args if question.family == "count" else ()
     names = re.fullmatch(r"[A-Z](?: (?:plus|minus) [A-Z])+", question.args[0]) if question.family == "arithmetic" else True
     return FAMILIES[question.family][1] == kind_of(scene) and all(group in GROUPS for group in groups) and bool(names)
 
 
 def go_on(question: Question, scene: Scene, steps: Sequence[Step]) -> Trace:
     """The reasoning of somebody who saw the scene and takes for granted whatever the steps so far say."""
-    results = _results(question, steps)
-    calls = iter(range(len(results) + 8))
-
-    def said(value: int) -> int:
-        result = results.get(next(calls))
-        return value if result is None else result
-
-    return reason(question, believe(scene, steps), said)
+    results = iter(_results(steps))
+    return reason(question, believe(scene, steps), lambda value: next(results, value))
 
 
 def believe(scene: Scene, steps: Iterable[Step]) -> Scene:
@@ -118,17 +111,10 @@ def believe(scene: Scene, steps: Iterable[Step]) -> Scene:
     return scene
 
 
-def _results(question: Question, steps: Sequence[Step]) -> dict[int, int]:
-    """Counts and sums already said, by the order in which `reason` comes to them."""
-    said: dict[int, int] = {}
-    for step in steps:
-        for claim in read_claims(step):
-            if claim.kind in ("makes", "makes in all"):
-                group = group_of(step)
-                said[question.args.index(group) if group in question.args else 0] = int(claim.args[-1])
-            elif claim.kind in ("sum", "sum in all"):
-                said[len(said)] = int(claim.args[-1])
-    return said
+def _results(steps: Sequence[Step]) -> list[int]:
+    """Counts and sums already said, in the order in which `reason` comes to them."""
+    kinds = ("makes", "makes in all", "sum", "sum in all")
+    return [int(claim.args[-1]) for step in steps for claim in read_claims(step) if claim.kind in kinds]
 
 
 def _believe_grid(scene: Grid, claim: Claim, group: str) -> Grid:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,50 +15,39 @@ from insightv.world.scenes import CELLS, COLOURS, COLUMN_NAMES, COLUMNS, NAMES, 
 DIRECT = "\nAnswer directly."
 """How direct answers are asked for in the base's training."""
 
-Turn = tuple[str, str]
+
+class Turn(NamedTuple):
+    """A question with its answer, and the skill that it asks for."""
+
+    question: str
+    answer: str
+    skill: str
 
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """Turns of question and answer about one scene, or about none (text alone)."""
+    """Turns about one scene, or about none (text alone)."""
 
     scene: Scene | None
     turns: tuple[Turn, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Course:
-    """A mixture of lessons."""
-
-    text: float
-    """Share of lessons that are text alone."""
-    documents: float
-    """Share of these that are about documents: notes to be written as a structured text, or a text whose answer is to be read off."""
-    direct: float
-    """Share of the other lessons' turns that are direct questions, the rest being captions and grounding."""
-    turns: int
-    """Turns of a lesson at most."""
-    balance: float
-    """An answer of n tokens weighs n ** -balance a token: 0 is a loss over tokens, 1 one over answers."""
+_TEXT, _DIRECT, _TURNS = 0.15, 0.3, 8
+"""Share of lessons that are text alone (half of them about documents); of the others' turns, share of direct questions, the rest being captions
+and grounding; turns of a lesson at most."""
 
 
-ALIGNMENT = Course(text=0.125, documents=0, direct=0.5, turns=3, balance=0)
-"""First: what is where, in words."""
-INSTRUCTION = Course(text=0.15, documents=0.5, direct=0.3, turns=10, balance=0.5)
-"""Then: short answers to questions, which a loss over tokens would hardly notice beside long captions."""
-
-
-def draw_lesson(rng: np.random.Generator, difficulty: float, course: Course = ALIGNMENT) -> Lesson:
-    """A random lesson of a course."""
-    if rng.random() < course.text:
-        if course.documents and rng.random() < course.documents:
+def draw_lesson(rng: np.random.Generator, difficulty: float) -> Lesson:
+    """A random lesson."""
+    if rng.random() < _TEXT:
+        if rng.random() < 0.5:
             return Lesson(None, (_document_turn(rng, difficulty),))
-        return Lesson(None, tuple(_text_turn(rng) for _ in range(course.turns)))
+        return Lesson(None, tuple(_text_turn(rng) for _ in range(_TURNS)))
     family = str(rng.choice(list(FAMILIES)))
     scene, question = draw_item(rng, "base", family, difficulty)
     turns: list[Turn] = []
-    for index in range(int(rng.integers(1, course.turns + 1))):
-        if rng.random() < course.direct:
+    for index in range(int(rng.integers(1, _TURNS + 1))):
+        if rng.random() < _DIRECT:
             if index:
                 families = [f for f, (_, kind) in FAMILIES.items() if kind == FAMILIES[family][1]]
                 other = draw_question(rng, scene, str(rng.choice(families)), difficulty)
@@ -71,60 +61,67 @@ def draw_lesson(rng: np.random.Generator, difficulty: float, course: Course = AL
 def _direct_turn(rng: np.random.Generator, scene: Scene, question: Question) -> Turn:
     answer = reason(question, scene).answer
     if rng.random() < 0.5:
-        return question.text + DIRECT, answer
+        return Turn(question.text + DIRECT, answer, question.family)
     options = draw_options(rng, question, answer)
     shown = "".join(f"\n{letter}. {option}" for letter, option in zip("ABCD", options, strict=False))
-    return question.text + shown + DIRECT, answer
+    return Turn(question.text + shown + DIRECT, answer, question.family)
 
 
 def _grounding_turn(rng: np.random.Generator, scene: Scene) -> Turn:
     """A caption, or the naming of a part: each in the words that reasoning about such a picture uses."""
-    if rng.random() < 0.1:
-        return "Describe the picture.", caption(scene)
+    if rng.random() < 0.05:
+        return Turn("Describe the picture.", caption(scene), "describe")
     if isinstance(scene, Grid):
         return _grid_turn(rng, scene)
-    if isinstance(scene, Chart):
-        colour, height = scene.bars[place := int(rng.integers(COLUMNS))]
-        name, named = scene.legend[int(rng.integers(COLUMNS))]
-        turns = (
-            (f"Find the {colour} bar.", f"The {colour} bar is in column {COLUMN_NAMES[place]}."),
-            (f"What is {name} in the legend?", f"{name} is {named}."),
-            (f"In which column is the {colour} bar?", COLUMN_NAMES[place]),
-            (f"Which colour is {name}?", named),
-            (f"Read column {COLUMN_NAMES[place]}.", f"Column {COLUMN_NAMES[place]} reaches {height}."),
-            (f"Read the {colour} bar.", f"{colour} reaches {height}."),
-            ("Use the legend.", f"{', '.join(f'{n} is {c}' for n, c in scene.legend)}."),
-            ("Read the bars.", f"{', '.join(f'{n} is {c} {h}' for n, (c, h) in zip(COLUMN_NAMES, scene.bars, strict=True))}."),
-        )
-        # To find what has a property is harder than to say what is in a place, and every chain begins with it.
-        return turns[int(rng.choice(len(turns), p=(0.2, 0.2, 0.2, 0.2, 0.05, 0.05, 0.05, 0.05)))]
-    cell = str(rng.choice(CELLS))
-    row = int(rng.integers(ROWS))
-    digits = scene.digits[row * COLUMNS : (row + 1) * COLUMNS]
-    return (
-        (f"Read {cell}.", f"{cell} shows {scene.digits[CELLS.index(cell)]}."),
-        (f"Read row {row + 1}.", f"{', '.join(f'{n}{row + 1} shows {d}' for n, d in zip(COLUMN_NAMES, digits, strict=True))}."),
-    )[int(rng.integers(2))]
+    return _chart_turn(rng, scene) if isinstance(scene, Chart) else _table_turn(rng, scene)
+
+
+# To find what has a property is harder than to say what is in a place, and most chains begin with it: so it is what these mostly ask for.
 
 
 def _grid_turn(rng: np.random.Generator, scene: Grid) -> Turn:
     form = rng.random()
+    filled = [(cell, t) for cell, t in zip(CELLS, scene.cells, strict=True) if t]
+    cell, thing = filled[int(rng.integers(len(filled)))]
     if form < 0.15:
         cell = str(rng.choice(CELLS))
-        return f"Look at {cell}.", f"{cell} holds {describe(scene.cells[CELLS.index(cell)])}."
-    filled = [(cell, t) for cell, t in zip(CELLS, scene.cells, strict=True) if t]
-    if form < 0.45:
-        cell, thing = filled[int(rng.integers(len(filled)))]
-        if [t for _, t in filled].count(thing) == 1:
-            if form < 0.3:
-                return f"Where is the {thing.colour} {thing.shape}?", cell
-            return f"Find the {thing.colour} {thing.shape}.", f"The {thing.colour} {thing.shape} is at {cell}."
+        return Turn(f"Look at {cell}.", f"{cell} holds {describe(scene.cells[CELLS.index(cell)])}.", "look")
+    if form < 0.5 and [t for _, t in filled].count(thing) == 1:
+        if form < 0.3:
+            return Turn(f"Where is the {thing.colour} {thing.shape}?", cell, "where")
+        return Turn(f"Find the {thing.colour} {thing.shape}.", f"The {thing.colour} {thing.shape} is at {cell}.", "find one")
     kind = rng.random()
-    colour = str(rng.choice(list(COLOURS))) if kind < 0.55 else None
-    shape = str(rng.choice(SHAPES)) if kind >= 0.55 or kind < 0.1 else None
+    colour = str(rng.choice(list(COLOURS))) if kind < 0.6 else None
+    shape = str(rng.choice(SHAPES)) if kind >= 0.6 or kind < 0.2 else None
     found = [c for c, t in filled if (colour is None or t.colour == colour) and (shape is None or t.shape == shape)]
     rows = [", ".join(c for c in found if c[1] == str(row + 1)) or "none" for row in range(ROWS)]
-    return f"Find {group_words(colour, shape)}.", " ".join(f"Row {i + 1}: {row}." for i, row in enumerate(rows))
+    return Turn(f"Find {group_words(colour, shape)}.", " ".join(f"Row {i + 1}: {row}." for i, row in enumerate(rows)), "find all")
+
+
+def _chart_turn(rng: np.random.Generator, scene: Chart) -> Turn:
+    colour, height = scene.bars[place := int(rng.integers(COLUMNS))]
+    column, heights = COLUMN_NAMES[place], dict(scene.bars)
+    some = [scene.legend[i] for i in rng.permutation(COLUMNS)[: int(rng.integers(1, COLUMNS + 1))]]
+    name, named = some[0]
+    turns = (
+        Turn(f"Find the {colour} bar.", f"The {colour} bar is in column {column}.", "find bar"),
+        Turn(f"In which column is the {colour} bar?", column, "which column"),
+        Turn(f"Which colour is {name}?", named, "which colour"),
+        Turn(f"Use the legend for {', '.join(n for n, _ in some)}.", f"{', '.join(f'{n} is {c}' for n, c in some)}.", "use legend"),
+        Turn(f"Read the bars {', '.join(c for _, c in some)}.", f"{', '.join(f'{c} reaches {heights[c]}' for _, c in some)}.", "read some bars"),
+        Turn(f"Read column {column}.", f"Column {column} reaches {height}.", "read column"),
+        Turn("Read the bars.", f"{', '.join(f'{n} is {c} {h}' for n, (c, h) in zip(COLUMN_NAMES, scene.bars, strict=True))}.", "read bars"),
+    )
+    return turns[int(rng.choice(len(turns), p=(0.15, 0.15, 0.15, 0.2, 0.2, 0.05, 0.1)))]
+
+
+def _table_turn(rng: np.random.Generator, scene: Table) -> Turn:
+    cell = str(rng.choice(CELLS))
+    row = int(rng.integers(ROWS))
+    digits = scene.digits[row * COLUMNS : (row + 1) * COLUMNS]
+    if rng.random() < 0.4:
+        return Turn(f"Read {cell}.", f"{cell} shows {scene.digits[CELLS.index(cell)]}.", "read cell")
+    return Turn(f"Read row {row + 1}.", f"{', '.join(f'{n}{row + 1} shows {d}' for n, d in zip(COLUMN_NAMES, digits, strict=True))}.", "read row")
 
 
 def caption(scene: Scene) -> str:
@@ -138,31 +135,28 @@ def caption(scene: Scene) -> str:
 
 
 def _text_turn(rng: np.random.Generator) -> Turn:
-    """A fact that needs no picture: sums, comparisons, counting a list, the cell next to a cell."""
+    """A fact that needs no picture: sums, extremes, counting a list, the cell next to a cell."""
     form = int(rng.integers(5))
-    if form == 0:
-        first, second = int(rng.integers(0, 25)), int(rng.integers(0, 13))
-        if rng.random() < 0.5 and first >= second:
-            return f"{first} minus {second}", f"{first} minus {second} is {first - second}."
-        return f"{first} plus {second}", f"{first} plus {second} is {first + second}."
-    if form == 1:
+    if form <= 1:
+        first, second = int(rng.integers(0, 29)), int(rng.integers(0, 13))
+        if rng.random() < 0.35 and first >= second:
+            return Turn(f"{first} minus {second}", f"{first} minus {second} is {first - second}.", "subtract")
+        return Turn(f"{first} plus {second}", f"{first} plus {second} is {first + second}.", "add")
+    if form == 2:
         values = [int(v) for v in rng.integers(0, 13, COLUMNS)]
         which = str(rng.choice(["largest", "smallest", "highest", "lowest"]))
         best = max(values) if which in ("largest", "highest") else min(values)
-        return f"The {which} of {', '.join(map(str, values))}", f"The {which} of {', '.join(map(str, values))} is {best}."
-    if form == 2:
+        return Turn(f"The {which} of {', '.join(map(str, values))}", f"The {which} of {', '.join(map(str, values))} is {best}.", "extreme")
+    if form == 3:
         cells = [CELLS[i] for i in sorted(rng.permutation(len(CELLS))[: int(rng.integers(0, 6))])]
         listed = ", ".join(cells) or "none"
-        return f"Count {listed}", f"{listed} makes {len(cells)}."
-    if form == 3:
-        first, second = (int(v) for v in rng.integers(0, 7, 2))
-        return f"Is {first} more than {second}?", f"{first} is {'more' if first > second else 'not more'} than {second}."
+        return Turn(f"Count {listed}", f"{listed} makes {len(cells)}.", "count list")
     cell = str(rng.choice(CELLS))
     move = str(rng.choice(list(MOVES)))
     column, row = COLUMN_NAMES.index(cell[0]) + MOVES[move][0], int(cell[1]) - 1 + MOVES[move][1]
     if 0 <= column < COLUMNS and 0 <= row < ROWS:
-        return f"Go {move} {cell}.", f"{move.capitalize()} {cell} is {COLUMN_NAMES[column]}{row + 1}."
-    return f"Go {move} {cell}.", f"Nothing is {move} {cell}."
+        return Turn(f"Go {move} {cell}.", f"{move.capitalize()} {cell} is {COLUMN_NAMES[column]}{row + 1}.", "go")
+    return Turn(f"Go {move} {cell}.", f"Nothing is {move} {cell}.", "go")
 
 
 def _document_turn(rng: np.random.Generator, difficulty: float) -> Turn:
@@ -172,16 +166,16 @@ def _document_turn(rng: np.random.Generator, difficulty: float) -> Turn:
     steps = tuple(Step(summary=title, reasoning=text) for title, text in trace.steps)
     chain = Chain(id="", problem_id="", model="", mode="single", index=0, steps=steps, conclusion=trace.conclusion, answer=trace.answer)
     if rng.random() < 0.3:
-        return f"{question.text}\n{render_chain(chain)}{DIRECT}", trace.answer
+        return Turn(f"{question.text}\n{render_chain(chain)}{DIRECT}", trace.answer, "read answer")
     notes = " ".join(f"{title}: {text}" for title, text in trace.steps)
-    return f"{question.text}\n{notes} {trace.conclusion}\nWrite as steps.", render_chain(chain)
+    return Turn(f"{question.text}\n{notes} {trace.conclusion}\nWrite as steps.", render_chain(chain), "write steps")
 
 
 def vocabulary_corpus() -> Iterator[str]:
     """Text from which the tokenizer learns its words: lessons, questions and chains of the base's layouts, and every name and number."""
     rng = np.random.default_rng(0)
     for index in range(4000):
-        for question, answer in draw_lesson(rng, 0.5).turns:
+        for question, answer, _ in draw_lesson(rng, 0.5).turns:
             yield question
             yield answer
         family = list(FAMILIES)[index % len(FAMILIES)]
@@ -189,7 +183,7 @@ def vocabulary_corpus() -> Iterator[str]:
         trace = reason(asked, scene)
         yield "\n".join(f"### {title}\n{text}" for title, text in trace.steps) + f"\n### Conclusion\n{trace.conclusion}\nAnswer: {trace.answer}\n"
     for _ in range(50):
-        yield " ".join((*NAMES, *CELLS, *map(str, range(25)), "A B C D"))
+        yield " ".join((*NAMES, *CELLS, *map(str, range(42)), "A B C D"))
         yield "<thoughts>\n</thoughts>\n<output></output> Reason step by step. Reason, then answer." + (
             " Judge the reasoning, then answer directly. Now answer directly."
         )

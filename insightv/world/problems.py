@@ -17,7 +17,7 @@ BUCKETS = {
 }  # fmt: skip
 """Split -> range of the layout hash modulo 100: a layout belongs to one split, whatever the seed."""
 
-_COMBINING = ("attribute", "entry", "count", "relative", "arithmetic", "compare")
+_COMBINING = ("attribute", "entry", "count", "relative", "arithmetic")
 """Families whose questions combine enough arguments for some combinations to be held out."""
 
 
@@ -41,7 +41,7 @@ def draw_item(rng: np.random.Generator, split: str, family: str, difficulty: flo
 
 
 def draw_options(rng: np.random.Generator, question: Question, answer: str) -> list[str]:
-    """Four options (two for yes or no), the answer among them, wrong numbers near the right one."""
+    """Four options, the answer among them, wrong numbers near the right one."""
     space = [a for a in answer_space(question) if a != answer]
     if answer.isdigit():
         space = sorted(space, key=lambda a: abs(int(a) - int(answer)))[:6]
@@ -56,7 +56,7 @@ def make_problem(rng: np.random.Generator, images: ImageStore, split: str, famil
     image = images.add(encode_png(draw(scene, style, rng)))
     answer = reason(question, scene).answer
     options = draw_options(rng, question, answer) if choice else []
-    kind = "choice" if choice else "yes_no" if answer in ("yes", "no") else "number" if answer.isdigit() else "text"
+    kind = "choice" if choice else "number" if answer.isdigit() else "text"
     fields: dict[str, Any] = {
         "question": question.text,
         "images": [image],

@@ -5,7 +5,7 @@ A question is a family and its arguments; its text can be parsed back. `reason` 
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,7 +21,7 @@ FAMILIES: dict[str, tuple[str, Kind]] = {
     "extreme-entry": ("one-hop", "table"),
     "relative": ("multi-hop", "grid"),
     "arithmetic": ("multi-hop", "chart"),
-    "compare": ("multi-hop", "grid"),
+    "row-sum": ("multi-hop", "table"),
 }
 """Family -> (group, kind of picture)."""
 
@@ -34,8 +34,8 @@ _PATTERNS = {
     "extreme-bar": r"Which bar is the (highest|lowest)\?",
     "extreme-entry": r"What is the (largest|smallest) number in row ([1-3])\?",
     "relative": r"What (colour|shape) is the object (left of|right of|above|below) the (\w+) (\w+)\?",
-    "arithmetic": r"What is (.+)\?",
-    "compare": r"Are there more (.+) than (.+)\?",
+    "arithmetic": r"What is ([A-Z] .+)\?",
+    "row-sum": r"What is the sum of row ([1-3])\?",
 }
 
 
@@ -114,6 +114,8 @@ def draw_question(rng: np.random.Generator, scene: Scene, family: str, difficult
         return Question(family, (f"{high} minus {low}",))
     if family == "entry":
         return Question(family, (str(rng.choice(CELLS)),))
+    if family == "row-sum":
+        return Question(family, (str(rng.integers(1, ROWS + 1)),))
     return Question(family, (str(rng.choice(["largest", "smallest"])), str(rng.integers(1, ROWS + 1))))
 
 
@@ -129,19 +131,10 @@ def _draw_grid_question(rng: np.random.Generator, scene: Grid, family: str) -> Q
         if target is None or scene.cells[target] is None or [t for _, t in filled].count(anchor) > 1:
             return None
         return Question(family, (attribute, move, anchor.colour, anchor.shape))
-    colours, shapes = list(COLOURS), list(SHAPES)
-    if family == "count":
-        form = rng.random()
-        colour = str(rng.choice(colours)) if form < 0.6 else None
-        shape = str(rng.choice(shapes)) if form >= 0.6 or form < 0.2 else None
-        return Question(family, (group_words(colour, shape),))
-    first = group_words(str(rng.choice(colours)), None) if rng.random() < 0.5 else group_words(None, str(rng.choice(shapes)))
-    second = group_words(str(rng.choice(colours)), None) if rng.random() < 0.5 else group_words(None, str(rng.choice(shapes)))
-    if first == second:
-        return None
-    if len(_members(scene, first)) <= len(_members(scene, second)) and rng.random() < 0.4:
-        first, second = second, first  # keeps yes and no near balance
-    return Question(family, (first, second))
+    form = rng.random()
+    colour = str(rng.choice(list(COLOURS))) if form < 0.6 else None
+    shape = str(rng.choice(SHAPES)) if form >= 0.6 or form < 0.2 else None
+    return Question(family, (group_words(colour, shape),))
 
 
 def _step(place: int, move: str) -> int | None:
@@ -156,9 +149,7 @@ def answer_space(question: Question) -> list[str]:
         return list(COLOURS) if question.args[0] == "colour" else list(SHAPES)
     if question.family == "extreme-bar":
         return list(COLOURS)
-    if question.family == "compare":
-        return ["yes", "no"]
-    upper = {"count": 8, "height": 12, "entry": 9, "extreme-entry": 9}.get(question.family, 24)
+    upper = {"count": 8, "height": 12, "entry": 9, "extreme-entry": 9, "row-sum": 36}.get(question.family, 24)
     lower = 1 if question.family == "height" else 0
     return [str(v) for v in range(lower, upper + 1)]
 
@@ -175,22 +166,13 @@ def reason(question: Question, scene: Scene, slip: Slip = lambda value: value) -
     elif isinstance(scene, Chart):
         _reason_chart(question, scene, slip, trace)
     else:
-        _reason_table(question, scene, trace)
+        _reason_table(question, scene, slip, trace)
     return trace
 
 
 def describe(thing: Thing | None) -> str:
     """`a red circle`, or `nothing`."""
     return f"a {thing.colour} {thing.shape}" if thing else "nothing"
-
-
-def _search(scene: Grid, words: str, slip: Slip, trace: Trace) -> int:
-    found = _members(scene, words)
-    rows = [[c for c in found if c[1] == str(row + 1)] for row in range(ROWS)]
-    trace.steps.append((f"Find {words}", " ".join(f"Row {i + 1}: {', '.join(row) or 'none'}." for i, row in enumerate(rows))))
-    count = slip(len(found))
-    trace.steps.append((f"Count {words}", f"{', '.join(found) or 'none'} makes {count}."))
-    return count
 
 
 def _reason_grid(question: Question, scene: Grid, slip: Slip, trace: Trace) -> None:
@@ -214,15 +196,14 @@ def _reason_grid(question: Question, scene: Grid, slip: Slip, trace: Trace) -> N
         trace.steps.append((f"Go {move} {CELLS[place]}", f"{move.capitalize()} {CELLS[place]} is {CELLS[target]}."))
         trace.steps.append((f"Look at {CELLS[target]}", f"{CELLS[target]} holds {describe(scene.cells[target])}."))
         _read_attribute(attribute, scene.cells[target], trace)
-    elif question.family == "count":
-        trace.answer = str(_search(scene, question.args[0], slip, trace))
-        trace.conclusion = f"The count is {trace.answer}."
     else:
-        first, second = (_search(scene, words, slip, trace) for words in question.args)
-        more = first > second
-        trace.steps.append(("Compare", f"{first} is {'more' if more else 'not more'} than {second}."))
-        trace.answer = "yes" if more else "no"
-        trace.conclusion = f"There are {'more' if more else 'not more'} {question.args[0]}."
+        words = question.args[0]
+        found = _members(scene, words)
+        rows = [[c for c in found if c[1] == str(row + 1)] for row in range(ROWS)]
+        trace.steps.append((f"Find {words}", " ".join(f"Row {i + 1}: {', '.join(row) or 'none'}." for i, row in enumerate(rows))))
+        trace.answer = str(slip(len(found)))
+        trace.steps.append((f"Count {words}", f"{', '.join(found) or 'none'} makes {trace.answer}."))
+        trace.conclusion = f"The count is {trace.answer}."
 
 
 def _read_attribute(attribute: str, thing: Thing | None, trace: Trace) -> None:
@@ -269,17 +250,20 @@ def _reason_arithmetic(expression: str, scene: Chart, slip: Slip, trace: Trace) 
     values = [heights[c] for c in colours]
     trace.steps.append(("Use the legend", f"{', '.join(f'{n} is {c}' for n, c in zip(names, colours, strict=True))}."))
     trace.steps.append(("Read the bars", f"{', '.join(f'{c} reaches {v}' for c, v in zip(colours, values, strict=True))}."))
-    operator = "minus" if "minus" in expression else "plus"
+    trace.answer = str(_add_up(values, "minus" if "minus" in expression else "plus", slip, trace))
+    trace.conclusion = f"The result is {trace.answer}."
+
+
+def _add_up(values: Sequence[int], operator: str, slip: Slip, trace: Trace) -> int:
     total = values[0]
     for value in values[1:]:
         result = slip(total - value if operator == "minus" else total + value)
         trace.steps.append(("Subtract" if operator == "minus" else "Add", f"{total} {operator} {value} is {result}."))
         total = result
-    trace.answer = str(total)
-    trace.conclusion = f"The result is {total}."
+    return total
 
 
-def _reason_table(question: Question, scene: Table, trace: Trace) -> None:
+def _reason_table(question: Question, scene: Table, slip: Slip, trace: Trace) -> None:
     if question.family == "entry":
         cell = question.args[0]
         digit = scene.digits[CELLS.index(cell)]
@@ -287,11 +271,16 @@ def _reason_table(question: Question, scene: Table, trace: Trace) -> None:
         trace.answer = str(digit)
         trace.conclusion = f"The number is {digit}."
         return
-    which, row = question.args
+    row = question.args[-1]
     start = (int(row) - 1) * COLUMNS
     values = scene.digits[start : start + COLUMNS]
-    best = max(values) if which == "largest" else min(values)
     trace.steps.append((f"Read row {row}", f"{', '.join(f'{n}{row} shows {v}' for n, v in zip(COLUMN_NAMES, values, strict=True))}."))
+    if question.family == "row-sum":
+        trace.answer = str(_add_up(values, "plus", slip, trace))
+        trace.conclusion = f"The sum is {trace.answer}."
+        return
+    which = question.args[0]
+    best = max(values) if which == "largest" else min(values)
     trace.steps.append(("Compare", f"The {which} of {', '.join(map(str, values))} is {best}."))
     trace.answer = str(best)
     trace.conclusion = f"The {which} number is {best}."

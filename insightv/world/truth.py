@@ -11,7 +11,7 @@ from insightv.world.scenes import CELLS, COLUMN_NAMES, Scene, from_json
 
 Fault = Literal["", "perception", "selection", "arithmetic", "format", "transcription"]
 
-_INFERENCES = ("go", "makes", "more", "best", "sum")
+_INFERENCES = ("go", "makes", "best", "sum")
 """Kinds that conclude from what was said."""
 _SHORT = {"found in all": "row", "makes in all": "makes", "sum in all": "sum", "best in all": "best"}
 """Kinds that give a result without its detail -> the kind that gives both."""
@@ -107,8 +107,6 @@ def _right_in_itself(claim: Claim) -> bool:
         return column in range(len(COLUMN_NAMES)) and args[2] == f"{COLUMN_NAMES[column]}{row}" and args[2] in CELLS
     if claim.kind == "makes":
         return int(args[1]) == len(_listed(args[0]))
-    if claim.kind == "more":
-        return (int(args[0]) > int(args[2])) == (args[1] == "more")
     if claim.kind == "best":
         values = [int(v) for v in args[1].split(", ")]
         return int(args[2]) == (max(values) if args[0] in ("highest", "largest") else min(values))
@@ -137,14 +135,12 @@ def _subject(claim: Claim) -> tuple[str, ...]:
 
 def _premise(claim: Claim) -> tuple[str, ...]:
     """What an inference starts from: the claim without its result."""
-    if claim.kind == "more":
-        return (claim.kind, claim.args[0], claim.args[2])
     return (claim.kind, *claim.args[:-1])
 
 
 def _groups(step: Step, question: Question) -> list[str]:
     """Sets that a step may be about: its title's if that was asked about, all that were if the title names none."""
-    if question.family not in ("count", "compare"):
+    if question.family != "count":
         return [""]
     named = group_of(step)
     return [named] * (named in question.args) if named else list(question.args)
