@@ -171,7 +171,8 @@ class TrainConfig(Settings):
     """Full fine-tuning only: add the chain's tags as special tokens with mean-initialised embeddings."""
     max_length: int = Field(12288, ge=16)
     """Rows longer than this many tokens, image tokens included, are dropped and counted, never cut."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of the forward and backward pass; weights stay float32. `auto` is bfloat16 where the machine computes with it, else float32."""
     save_steps: int = Field(200, ge=1)
     seed: int = 0
     processes: int = Field(1, ge=1)

@@ -121,7 +121,11 @@ def test_modules_form_no_cycle() -> None:
         ("store", "from insightv.models.endpoint import Endpoint", "store imports models.endpoint, which lies above it"),
         ("models.endpoint", "def late():\n    import insightv.world.scenes", "models.endpoint imports world.scenes, which lies above it"),
         ("evaluation.run", "from insightv import loop", "evaluation.run imports loop, which lies above it"),
-        ("answers", "import torch.nn", "answers imports torch.nn, allowed only in models.vlm, models.local, models.decoding, training, world.tiny_vlm, world.base_training, world.muon"),
+        (
+            "answers",
+            "import torch.nn",
+            "answers imports torch.nn, allowed only in models.vlm, models.local, models.decoding, training, world.tiny_vlm, world.base_training, world.muon",
+        ),
         ("models.endpoint", "from aiohttp import web", "models.endpoint imports aiohttp.web, allowed only in serving, world.teacher"),
         ("", "from insightv.config import UserError", " imports config, which lies above it"),
         ("attic", "import json", "attic has no place in LAYERS"),

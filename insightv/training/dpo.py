@@ -15,7 +15,7 @@ from insightv.models.vlm import VLM, load
 from insightv.training import job
 from insightv.training.packing import Row, answer_logprobs, collate
 from insightv.training.rows import encode_rows, read_data
-from insightv.training.run import Loss, Report, fit
+from insightv.training.run import Loss, Report, fit, in_bfloat16
 from insightv.training.start import prepare
 
 Reference = Mapping[str, Sequence[float]]
@@ -106,7 +106,7 @@ def _score(vlm: VLM, rows: Sequence[Row], config: DpoConfig) -> dict[str, list[f
         batch = collate(ordered[start : start + config.batch_size], vlm.tokenizer.pad_token_id)
         moved = {name: value.to(vlm.device) if isinstance(value, Tensor) else value for name, value in batch.items()}
         moved["pixels"] = {name: value.to(vlm.device) for name, value in batch["pixels"].items()}
-        with torch.autocast(vlm.device.type, torch.bfloat16, enabled=config.dtype == "bfloat16"):
+        with torch.autocast(vlm.device.type, torch.bfloat16, enabled=in_bfloat16(config)):
             sums = answer_logprobs(vlm.model, moved).sums
         known.update(zip(batch["row_ids"], sums.tolist(), strict=True))
     return known

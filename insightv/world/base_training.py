@@ -202,7 +202,8 @@ def _train(
 
 def _optimizers(learner: torch.nn.Module) -> list[torch.optim.Optimizer]:
     """Matrices inside the layers go to Muon; embeddings, heads, biases and norms to AdamW."""
-    matrices, rest = [], []
+    matrices: list[torch.Tensor] = []
+    rest: list[torch.Tensor] = []
     for name, parameter in learner.named_parameters():
         if parameter.requires_grad:
             inner = parameter.ndim == 2 and ("layers." in name or "projector" in name)

@@ -39,7 +39,7 @@ class Muon(torch.optim.Optimizer):
 def orthogonal(matrices: Tensor) -> Tensor:
     """Matrices [B, M, N] with their singular values brought near 1 (0.7 to 1.2)."""
     a, b, c = _QUINTIC
-    wide = matrices if matrices.shape[1] <= matrices.shape[2] else matrices.mT
+    wide: Tensor = matrices if matrices.shape[1] <= matrices.shape[2] else matrices.mT
     wide = wide / (wide.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(5):
         gram = wide @ wide.mT

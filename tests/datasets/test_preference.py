@@ -114,15 +114,15 @@ def test_run_on_chains_are_exempt_from_the_length_guard_and_capped(pool: Any) ->
 
 
 def test_a_limit_is_shared_out_equally_among_families(pool: Any) -> None:
-    for family, count in (("count", 30), ("compare", 10), ("entry", 3)):
+    for family, count in (("count", 30), ("relative", 10), ("entry", 3)):
         for _ in range(count):
             problem = pool.problem(family=family)
             pool.chain(problem, True, 90, text=text(len(pool.chains)))
             pool.chain(problem, False, text=text(len(pool.chains)))
     rows, reasons, told = build(pool, max_pairs=21)
-    assert told["families"] == {"count": 9, "compare": 9, "entry": 3}
+    assert told["families"] == {"count": 9, "relative": 9, "entry": 3}
     assert len(rows) == 21 and set(reasons.values()) == {"max_pairs"}
-    assert build(pool)[2]["families"] == {"count": 30, "compare": 10, "entry": 3}
+    assert build(pool)[2]["families"] == {"count": 30, "relative": 10, "entry": 3}
 
 
 def test_every_problem_gives_its_first_pair_before_any_gives_its_second(pool: Any) -> None:

@@ -31,7 +31,7 @@ def test_a_new_adapter_sits_on_the_language_layers_only_and_changes_nothing(mode
 def test_two_trained_adapters_share_one_base_by_name(tiny_llava: Path, rows: Callable[..., Any], save: Callable[..., Path], tmp_path: Path) -> None:
     data = rows(4)
     for name, seed in (("reasoner", 1), ("summarizer", 2)):
-        config = TrainConfig(max_steps=2, batch_size=4, learning_rate=1e-2, warmup=0, seed=seed, lora=LoraConfig(r=2))
+        config = TrainConfig(dtype="float32", max_steps=2, batch_size=4, learning_rate=1e-2, warmup=0, seed=seed, lora=LoraConfig(r=2))
         sft.train(tiny_llava, save(data), tmp_path / name, config, tmp_path / f"work-{name}")
     alone = {}
     for name in ("reasoner", "summarizer"):

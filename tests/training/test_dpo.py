@@ -18,7 +18,7 @@ MODELS = ("tiny_llava", "tiny_llava_next", "tiny_qwen")
 
 
 def settings(**values: Any) -> DpoConfig:
-    return DpoConfig.model_validate({"max_steps": 4, "batch_size": 3, "learning_rate": 1e-3, "warmup": 0, "schedule": "constant"} | values)
+    return DpoConfig.model_validate({"dtype": "float32", "max_steps": 4, "batch_size": 3, "learning_rate": 1e-3, "warmup": 0, "schedule": "constant"} | values)
 
 
 def log(folder: Path) -> list[dict[str, float]]:

@@ -7,12 +7,13 @@ from random import Random
 from typing import Any
 
 import pytest
+import torch
 
 from insightv.config import TrainConfig
 from insightv.training import sft
 from insightv.training.job import command
 from insightv.training.packing import Answer, Row
-from insightv.training.run import _order
+from insightv.training.run import _order, in_bfloat16
 
 
 def made(count: int) -> list[Row]:
@@ -56,7 +57,7 @@ def test_batches_hold_rows_of_like_length() -> None:
 
 def test_two_processes_with_half_the_batch_each_train_as_one(tiny_llava: Path, rows: Callable[..., Any], save: Callable[..., Path], tmp_path: Path) -> None:
     data = save(rows(8))
-    config = TrainConfig(max_steps=3, batch_size=4, learning_rate=1e-3, warmup=0, schedule="constant")
+    config = TrainConfig(dtype="float32", max_steps=3, batch_size=4, learning_rate=1e-3, warmup=0, schedule="constant")
     sft.train(tiny_llava, data, tmp_path / "one", config, tmp_path / "work1")
     job = tmp_path / "job.json"
     halved = config.model_copy(update={"batch_size": 2, "processes": 2}).model_dump()
@@ -75,3 +76,13 @@ def test_a_job_file_that_is_wrong_is_one_line_and_exit_code_2(tmp_path: Path) ->
     assert finished.returncode == 2
     assert finished.stderr.strip().startswith(f"job file {job}")
     assert len(finished.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("able", "expected"), [({"amx_bf16": True}, True), ({"avx512_bf16": True}, True), ({"avx2": True, "amx_bf16": False}, False), ({}, False)]
+)
+def test_bfloat16_is_used_where_the_processor_computes_with_it(able: dict[str, bool], expected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert in_bfloat16(TrainConfig()) is expected
+    assert in_bfloat16(TrainConfig(dtype="bfloat16")) and not in_bfloat16(TrainConfig(dtype="float32"))

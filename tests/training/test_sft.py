@@ -22,7 +22,9 @@ MODELS = ("tiny_llava", "tiny_llava_next", "tiny_qwen")
 
 
 def settings(**values: Any) -> TrainConfig:
-    return TrainConfig.model_validate({"max_steps": 4, "batch_size": 4, "learning_rate": 1e-3, "warmup": 0, "schedule": "constant"} | values)
+    return TrainConfig.model_validate(
+        {"dtype": "float32", "max_steps": 4, "batch_size": 4, "learning_rate": 1e-3, "warmup": 0, "schedule": "constant"} | values
+    )
 
 
 def losses(folder: Path) -> list[float]:
