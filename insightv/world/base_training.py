@@ -63,7 +63,7 @@ def patch_targets(scene: Scene) -> np.ndarray:
     return targets.reshape(-1, len(_HEADS))
 
 
-STEPS = {"vision": 600, "language": 3000}
+STEPS = {"vision": 600, "language": 2000}
 """Updates of the two phases with which the shipped base was trained."""
 
 
@@ -229,12 +229,12 @@ def _load_state(path: Path, learner: torch.nn.Module, optimizers: Sequence[torch
     return int(state["step"])
 
 
-def _lesson_batches(tokenizer: PreTrainedTokenizerFast, rng: np.random.Generator, batch_size: int, count: int) -> list[_Batch]:
+def _lesson_batches(tokenizer: PreTrainedTokenizerFast, rng: np.random.Generator, batch_size: int, count: int, direct: float = 0.3) -> list[_Batch]:
     """`count` batches of model inputs and the weight of each token in the loss, (B, T); rows of like length together."""
     rows = []
     for _ in range(batch_size * count):
         difficulty = float(rng.random())
-        lesson = draw_lesson(rng, difficulty)
+        lesson = draw_lesson(rng, difficulty, direct)
         tokens, weights = _lesson_tokens(tokenizer, lesson)
         rows.append((tokens, weights, to_pixels(lesson.scene, rng, difficulty) if lesson.scene else None))
     rows.sort(key=lambda row: len(row[0]))
@@ -265,5 +265,5 @@ def _lesson_tokens(tokenizer: PreTrainedTokenizerFast, lesson: Lesson) -> tuple[
         asked = tokenizer(f"{USER}{picture if index == 0 else ''}{question}{END}{ASSISTANT}").input_ids
         said = tokenizer(f"{answer}{END}").input_ids
         tokens += asked + said
-        weights += [0.0] * len(asked) + [len(said) ** -0.5] * len(said)
+        weights += [0.0] * len(asked) + [len(said) ** -0.25] * len(said)
     return tokens, weights

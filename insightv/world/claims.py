@@ -13,17 +13,17 @@ _CELL, _COLOUR, _SHAPE, _MOVE, _N = "([a-d][1-3])", f"({'|'.join(COLOURS)})", f"
 _LIST = "(none|[a-d][1-3](?:, [a-d][1-3])*)"
 _SENTENCES = {
     "locate": f"{_CELL} is in column ([a-d]) and row ([1-3])",
-    "holds": f"{_CELL} holds (?:nothing|an? {_COLOUR} {_SHAPE})",
-    "at": f"the {_COLOUR} {_SHAPE} is at {_CELL}",
+    "holds": f"{_CELL} (?:nothing|{_COLOUR} {_SHAPE})",
+    "at": f"{_COLOUR} {_SHAPE} {_CELL}",
     "absent": f"no {_COLOUR} {_SHAPE} is there",
     "go": f"{_MOVE} {_CELL} is {_CELL}",
     "edge": f"nothing is {_MOVE} {_CELL}",
     "row": f"row ([1-3]): {_LIST}",
     "makes": f"{_LIST} makes {_N}",
     "best": rf"the (highest|lowest|largest|smallest) of ({_N[1:-1]}(?:, {_N[1:-1]})*) is {_N}",
-    "column": f"the {_COLOUR} bar is in column ([a-d])",
+    "column": f"{_COLOUR} ([a-d])",
     "no bar": f"no bar is {_COLOUR}",
-    "reaches": f"column ([a-d]) reaches {_N}",
+    "reaches": f"([a-d]) {_N}",
     "no name": "no ([a-z]) is there",
     "sum": f"{_N} (plus|minus) {_N} is {_N}",
     "concluded": r"((?:the (?:colour|shape|count|height|result|sum|number|(?:highest|lowest) bar|(?:largest|smallest) number) is) .+)",
@@ -33,7 +33,7 @@ _SENTENCES = {
     "best in all": f"the (highest|lowest|largest|smallest) is {_N}",
 }
 """Kind of claim -> the sentence that makes it; those `in all` give a result without its detail."""
-_ITEMS = {"bar": f"([a-d]) is {_COLOUR} {_N}", "named": f"([a-z]) is {_COLOUR}", "colour reaches": f"{_COLOUR} reaches {_N}", "shows": f"{_CELL} shows {_N}"}
+_ITEMS = {"bar": f"([a-d]) {_COLOUR} {_N}", "named": f"([a-z]) {_COLOUR}", "colour reaches": f"{_COLOUR} {_N}", "shows": f"{_CELL} {_N}"}
 """Kinds whose sentences list several claims, with commas between."""
 _PATTERNS = {kind: re.compile(pattern) for kind, pattern in _SENTENCES.items()}
 _ITEM_PATTERNS = {kind: re.compile(pattern) for kind, pattern in _ITEMS.items()}

@@ -1,8 +1,8 @@
 """What the tiny base model learns before it meets a chain: captions, grounding, facts of language and arithmetic, direct answers."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from insightv.world.scenes import CELLS, COLOURS, COLUMN_NAMES, COLUMNS, NAMES, 
 
 DIRECT = "\nAnswer directly."
 """How direct answers are asked for in the base's training."""
+
+
+T = TypeVar("T")
 
 
 class Turn(NamedTuple):
@@ -32,13 +35,12 @@ class Lesson:
     turns: tuple[Turn, ...]
 
 
-_TEXT, _DIRECT, _TURNS = 0.15, 0.3, 8
-"""Share of lessons that are text alone (half of them about documents); of the others' turns, share of direct questions, the rest being captions
-and grounding; turns of a lesson at most."""
+_TEXT, _TURNS = 0.15, 6
+"""Share of lessons that are text alone, half of them about documents; turns of a lesson at most."""
 
 
-def draw_lesson(rng: np.random.Generator, difficulty: float) -> Lesson:
-    """A random lesson."""
+def draw_lesson(rng: np.random.Generator, difficulty: float, direct: float = 0.3) -> Lesson:
+    """A random lesson; `direct` is the share of direct questions among turns about pictures, the rest being captions and grounding."""
     if rng.random() < _TEXT:
         if rng.random() < 0.5:
             return Lesson(None, (_document_turn(rng, difficulty),))
@@ -47,7 +49,7 @@ def draw_lesson(rng: np.random.Generator, difficulty: float) -> Lesson:
     scene, question = draw_item(rng, "base", family, difficulty)
     turns: list[Turn] = []
     for index in range(int(rng.integers(1, _TURNS + 1))):
-        if rng.random() < _DIRECT:
+        if rng.random() < direct:
             if index:
                 families = [f for f, (_, kind) in FAMILIES.items() if kind == FAMILIES[family][1]]
                 other = draw_question(rng, scene, str(rng.choice(families)), difficulty)
@@ -82,56 +84,61 @@ def _grounding_turn(rng: np.random.Generator, scene: Scene) -> Turn:
 def _grid_turn(rng: np.random.Generator, scene: Grid) -> Turn:
     form = rng.random()
     filled = [(cell, t) for cell, t in zip(CELLS, scene.cells, strict=True) if t]
-    cell, thing = filled[int(rng.integers(len(filled)))]
-    if form < 0.15:
-        cell = str(rng.choice(CELLS))
-        return Turn(f"Look at {cell}.", f"{cell} holds {describe(scene.cells[CELLS.index(cell)])}.", "look")
-    if form < 0.5 and [t for _, t in filled].count(thing) == 1:
-        if form < 0.3:
-            return Turn(f"Where is the {thing.colour} {thing.shape}?", cell, "where")
-        return Turn(f"Find the {thing.colour} {thing.shape}.", f"The {thing.colour} {thing.shape} is at {cell}.", "find one")
+    if form < 0.25:
+        cells = _some(rng, CELLS)
+        seen = " ".join(f"{cell} {describe(scene.cells[CELLS.index(cell)])}." for cell in cells)
+        return Turn(f"Look at {', '.join(cells)}.", seen, "look")
+    single = [(cell, f"{t.colour} {t.shape}") for cell, t in filled if [other for _, other in filled].count(t) == 1]
+    if form < 0.6 and single:
+        things = _some(rng, single)
+        if form < 0.35:
+            return Turn(f"Where is the {things[0][1]}?", things[0][0], "where")
+        found = " ".join(f"{thing} {cell}." for cell, thing in things)
+        return Turn(f"Find the {', the '.join(thing for _, thing in things)}.", found, "find one")
     kind = rng.random()
     colour = str(rng.choice(list(COLOURS))) if kind < 0.6 else None
     shape = str(rng.choice(SHAPES)) if kind >= 0.6 or kind < 0.2 else None
-    found = [c for c, t in filled if (colour is None or t.colour == colour) and (shape is None or t.shape == shape)]
-    rows = [", ".join(c for c in found if c[1] == str(row + 1)) or "none" for row in range(ROWS)]
+    members = [c for c, t in filled if (colour is None or t.colour == colour) and (shape is None or t.shape == shape)]
+    rows = [", ".join(c for c in members if c[1] == str(row + 1)) or "none" for row in range(ROWS)]
     return Turn(f"Find {group_words(colour, shape)}.", " ".join(f"Row {i + 1}: {row}." for i, row in enumerate(rows)), "find all")
 
 
 def _chart_turn(rng: np.random.Generator, scene: Chart) -> Turn:
-    colour, height = scene.bars[place := int(rng.integers(COLUMNS))]
-    column, heights = COLUMN_NAMES[place], dict(scene.bars)
-    some = [scene.legend[i] for i in rng.permutation(COLUMNS)[: int(rng.integers(1, COLUMNS + 1))]]
-    name, named = some[0]
+    bars = _some(rng, [(column, *bar) for column, bar in zip(COLUMN_NAMES, scene.bars, strict=True)])
+    names, heights = _some(rng, scene.legend), dict(scene.bars)
     turns = (
-        Turn(f"Find the {colour} bar.", f"The {colour} bar is in column {column}.", "find bar"),
-        Turn(f"In which column is the {colour} bar?", column, "which column"),
-        Turn(f"Which colour is {name}?", named, "which colour"),
-        Turn(f"Use the legend for {', '.join(n for n, _ in some)}.", f"{', '.join(f'{n} is {c}' for n, c in some)}.", "use legend"),
-        Turn(f"Read the bars {', '.join(c for _, c in some)}.", f"{', '.join(f'{c} reaches {heights[c]}' for _, c in some)}.", "read some bars"),
-        Turn(f"Read column {column}.", f"Column {column} reaches {height}.", "read column"),
-        Turn("Read the bars.", f"{', '.join(f'{n} is {c} {h}' for n, (c, h) in zip(COLUMN_NAMES, scene.bars, strict=True))}.", "read bars"),
+        Turn(f"Find the {', '.join(c for _, c, _ in bars)} bar.", " ".join(f"{c} {n}." for n, c, _ in bars), "find bar"),
+        Turn(f"In which column is the {bars[0][1]} bar?", bars[0][0], "which column"),
+        Turn(f"Which colour is {names[0][0]}?", names[0][1], "which colour"),
+        Turn(f"Use the legend for {', '.join(n for n, _ in names)}.", f"{', '.join(f'{n} {c}' for n, c in names)}.", "use legend"),
+        Turn(f"Read the bars {', '.join(c for _, c in names)}.", f"{', '.join(f'{c} {heights[c]}' for _, c in names)}.", "read some bars"),
+        Turn(f"Read column {', '.join(n for n, _, _ in bars)}.", " ".join(f"{n} {h}." for n, _, h in bars), "read column"),
+        Turn("Read the bars.", f"{', '.join(f'{n} {c} {h}' for n, (c, h) in zip(COLUMN_NAMES, scene.bars, strict=True))}.", "read bars"),
     )
-    return turns[int(rng.choice(len(turns), p=(0.15, 0.15, 0.15, 0.2, 0.2, 0.05, 0.1)))]
+    return turns[int(rng.choice(len(turns), p=(0.2, 0.1, 0.1, 0.2, 0.2, 0.1, 0.1)))]
 
 
 def _table_turn(rng: np.random.Generator, scene: Table) -> Turn:
-    cell = str(rng.choice(CELLS))
     row = int(rng.integers(ROWS))
-    digits = scene.digits[row * COLUMNS : (row + 1) * COLUMNS]
-    if rng.random() < 0.4:
-        return Turn(f"Read {cell}.", f"{cell} shows {scene.digits[CELLS.index(cell)]}.", "read cell")
-    return Turn(f"Read row {row + 1}.", f"{', '.join(f'{n}{row + 1} shows {d}' for n, d in zip(COLUMN_NAMES, digits, strict=True))}.", "read row")
+    whole = rng.random() < 0.5
+    cells = [f"{column}{row + 1}" for column in COLUMN_NAMES] if whole else _some(rng, CELLS)
+    read = f"{', '.join(f'{cell} {scene.digits[CELLS.index(cell)]}' for cell in cells)}."
+    return Turn(f"Read row {row + 1}.", read, "read row") if whole else Turn(f"Read {', '.join(cells)}.", read, "read cell")
+
+
+def _some(rng: np.random.Generator, things: Sequence[T]) -> list[T]:
+    """One to six of them, in any order: several look-ups in one answer teach more a token than one."""
+    return [things[i] for i in rng.permutation(len(things))[: int(rng.integers(1, 7))]]
 
 
 def caption(scene: Scene) -> str:
     """Everything a picture shows, in reading order."""
     if isinstance(scene, Grid):
-        return " ".join(f"{cell} holds {describe(t)}." for cell, t in zip(CELLS, scene.cells, strict=True) if t)
+        return " ".join(f"{cell} {describe(t)}." for cell, t in zip(CELLS, scene.cells, strict=True) if t)
     if isinstance(scene, Table):
         return " ".join(f"Row {row + 1}: {', '.join(map(str, scene.digits[row * COLUMNS : (row + 1) * COLUMNS]))}." for row in range(ROWS))
-    bars = ", ".join(f"{n} is {c} {h}" for n, (c, h) in zip(COLUMN_NAMES, scene.bars, strict=True))
-    return f"{bars}. {', '.join(f'{n} is {c}' for n, c in scene.legend)}."
+    bars = ", ".join(f"{n} {c} {h}" for n, (c, h) in zip(COLUMN_NAMES, scene.bars, strict=True))
+    return f"{bars}. {', '.join(f'{n} {c}' for n, c in scene.legend)}."
 
 
 def _text_turn(rng: np.random.Generator) -> Turn:

@@ -171,15 +171,15 @@ def reason(question: Question, scene: Scene, slip: Slip = lambda value: value) -
 
 
 def describe(thing: Thing | None) -> str:
-    """`a red circle`, or `nothing`."""
-    return f"a {thing.colour} {thing.shape}" if thing else "nothing"
+    """`red circle`, or `nothing`."""
+    return f"{thing.colour} {thing.shape}" if thing else "nothing"
 
 
 def _reason_grid(question: Question, scene: Grid, slip: Slip, trace: Trace) -> None:
     if question.family == "attribute":
         attribute, cell = question.args
         thing = scene.cells[CELLS.index(cell)]
-        trace.steps = [(f"Locate {cell}", f"{cell} is in column {cell[0]} and row {cell[1]}."), (f"Look at {cell}", f"{cell} holds {describe(thing)}.")]
+        trace.steps = [(f"Locate {cell}", f"{cell} is in column {cell[0]} and row {cell[1]}."), (f"Look at {cell}", f"{cell} {describe(thing)}.")]
         _read_attribute(attribute, thing, trace)
     elif question.family == "relative":
         attribute, move, colour, shape = question.args
@@ -189,12 +189,12 @@ def _reason_grid(question: Question, scene: Grid, slip: Slip, trace: Trace) -> N
             return
         place = matches[0]
         target = _step(place, move)
-        trace.steps.append((f"Find the {colour} {shape}", f"The {colour} {shape} is at {CELLS[place]}."))
+        trace.steps.append((f"Find the {colour} {shape}", f"{colour} {shape} {CELLS[place]}."))
         if target is None:
             trace.steps.append((f"Go {move} {CELLS[place]}", f"Nothing is {move} {CELLS[place]}."))
             return
         trace.steps.append((f"Go {move} {CELLS[place]}", f"{move.capitalize()} {CELLS[place]} is {CELLS[target]}."))
-        trace.steps.append((f"Look at {CELLS[target]}", f"{CELLS[target]} holds {describe(scene.cells[target])}."))
+        trace.steps.append((f"Look at {CELLS[target]}", f"{CELLS[target]} {describe(scene.cells[target])}."))
         _read_attribute(attribute, scene.cells[target], trace)
     else:
         words = question.args[0]
@@ -222,15 +222,15 @@ def _reason_chart(question: Question, scene: Chart, slip: Slip, trace: Trace) ->
             return
         column = COLUMN_NAMES[colours.index(colour)]
         trace.steps = [
-            (f"Find the {colour} bar", f"The {colour} bar is in column {column}."),
-            (f"Read column {column}", f"Column {column} reaches {heights[colour]}."),
+            (f"Find the {colour} bar", f"{colour} {column}."),
+            (f"Read column {column}", f"{column} {heights[colour]}."),
         ]
         trace.answer = str(heights[colour])
         trace.conclusion = f"The height is {trace.answer}."
     elif question.family == "extreme-bar":
         values = [h for _, h in scene.bars]
         best = max(values) if question.args[0] == "highest" else min(values)
-        listed = ", ".join(f"{n} is {c} {h}" for n, (c, h) in zip(COLUMN_NAMES, scene.bars, strict=True))
+        listed = ", ".join(f"{n} {c} {h}" for n, (c, h) in zip(COLUMN_NAMES, scene.bars, strict=True))
         trace.steps.append(("Read the bars", f"{listed}."))
         trace.steps.append(("Compare", f"The {question.args[0]} of {', '.join(map(str, values))} is {best}."))
         trace.answer = colours[values.index(best)]
@@ -248,8 +248,8 @@ def _reason_arithmetic(expression: str, scene: Chart, slip: Slip, trace: Trace) 
         return
     colours = [legend[n] for n in names]
     values = [heights[c] for c in colours]
-    trace.steps.append(("Use the legend", f"{', '.join(f'{n} is {c}' for n, c in zip(names, colours, strict=True))}."))
-    trace.steps.append(("Read the bars", f"{', '.join(f'{c} reaches {v}' for c, v in zip(colours, values, strict=True))}."))
+    trace.steps.append(("Use the legend", f"{', '.join(f'{n} {c}' for n, c in zip(names, colours, strict=True))}."))
+    trace.steps.append(("Read the bars", f"{', '.join(f'{c} {v}' for c, v in zip(colours, values, strict=True))}."))
     trace.answer = str(_add_up(values, "minus" if "minus" in expression else "plus", slip, trace))
     trace.conclusion = f"The result is {trace.answer}."
 
@@ -267,14 +267,14 @@ def _reason_table(question: Question, scene: Table, slip: Slip, trace: Trace) ->
     if question.family == "entry":
         cell = question.args[0]
         digit = scene.digits[CELLS.index(cell)]
-        trace.steps = [(f"Locate {cell}", f"{cell} is in column {cell[0]} and row {cell[1]}."), (f"Read {cell}", f"{cell} shows {digit}.")]
+        trace.steps = [(f"Locate {cell}", f"{cell} is in column {cell[0]} and row {cell[1]}."), (f"Read {cell}", f"{cell} {digit}.")]
         trace.answer = str(digit)
         trace.conclusion = f"The number is {digit}."
         return
     row = question.args[-1]
     start = (int(row) - 1) * COLUMNS
     values = scene.digits[start : start + COLUMNS]
-    trace.steps.append((f"Read row {row}", f"{', '.join(f'{n}{row} shows {v}' for n, v in zip(COLUMN_NAMES, values, strict=True))}."))
+    trace.steps.append((f"Read row {row}", f"{', '.join(f'{n}{row} {v}' for n, v in zip(COLUMN_NAMES, values, strict=True))}."))
     if question.family == "row-sum":
         trace.answer = str(_add_up(values, "plus", slip, trace))
         trace.conclusion = f"The sum is {trace.answer}."

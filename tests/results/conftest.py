@@ -51,7 +51,7 @@ def make_seed(number: int, names: list[str], systems: dict[str, Callable[[int, P
 
 def pair_solution(place: int, problem: Problem) -> Solution:
     """By turns of eight: right chains of which one misled, a misreading that was corrected, one that was followed, one right by luck."""
-    wrong = ("b3 shows 7", "b3 shows 1") if problem.meta["family"] == "entry" else ("a2 shows 9", "a2 shows 8")
+    wrong = ("b3 7", "b3 1") if problem.meta["family"] == "entry" else ("a2 9", "a2 8")
     if place % 8 < 4:
         return make_solution(problem, place % 8 != 0, make_chain(problem))
     if place % 8 < 6:

@@ -56,10 +56,10 @@ def test_gold_chains_are_right(family: str) -> None:
 
 WRONG = [
     ("attribute", (("blue square", "blue circle"),), "perception"),
-    ("attribute", (("c1 holds a blue square", "a1 holds a red circle"),), "selection"),
-    ("height", (("column c reaches 12".capitalize(), "Column c reaches 11"),), "perception"),
-    ("height", (("The blue bar is in column c", "The red bar is in column a"),), "selection"),
-    ("entry", (("b3 shows 7", "b3 shows 1"),), "perception"),
+    ("attribute", (("c1 blue square", "a1 red circle"),), "selection"),
+    ("height", (("c 12", "c 11"),), "perception"),
+    ("height", (("blue c", "red a"),), "selection"),
+    ("entry", (("b3 7", "b3 1"),), "perception"),
     ("count", (("Row 2: b2", "Row 2: none"),), "perception"),
     ("count", (("makes 3", "makes 4"),), "arithmetic"),
     ("count", (("Find red objects", "Find crosses"),), "selection"),
@@ -67,20 +67,20 @@ WRONG = [
     ("count", (("Row 1: a1. ", ""),), "selection"),
     ("extreme-bar", (("is 3.", "is 5."),), "arithmetic"),
     ("extreme-bar", (("The lowest of", "The highest of"), ("is 3.", "is 12.")), "selection"),
-    ("extreme-entry", (("a2 shows 9", "a2 shows 8"),), "perception"),
+    ("extreme-entry", (("a2 9", "a2 8"),), "perception"),
     ("extreme-entry", (("9, 0, 5, 5", "9, 0, 5, 6"),), "transcription"),
-    ("extreme-entry", ((", d2 shows 5", ""),), "selection"),
+    ("extreme-entry", ((", d2 5", ""),), "selection"),
     ("relative", (("Right of a2 is b2", "Right of a2 is c2"),), "arithmetic"),
     ("relative", (("Right of a2 is b2", "Below a2 is a3"),), "selection"),
-    ("relative", (("The green cross is at a2", "The green cross is at c3"),), "perception"),
-    ("arithmetic", (("K is blue", "K is green"),), "perception"),
+    ("relative", (("green cross a2", "green cross c3"),), "perception"),
+    ("arithmetic", (("K blue", "K green"),), "perception"),
     ("arithmetic", (("12 plus 7 is 19", "12 plus 7 is 20"),), "arithmetic"),
     ("arithmetic", (("12 plus 7 is 19", "12 plus 5 is 17"),), "transcription"),
     ("arithmetic", (("12 plus 7 is 19", "12 minus 7 is 5"),), "selection"),
     ("row-sum", (("14 plus 5 is 19", "14 plus 5 is 18"),), "arithmetic"),
     ("row-sum", (("9 plus 5 is 14", "9 plus 4 is 13"),), "transcription"),
-    ("row-sum", (("a2 shows 9", "a1 shows 1"),), "selection"),
-    ("row-sum", (("a2 shows 9", "I look around"),), "format"),
+    ("row-sum", (("a2 9", "a1 1"),), "selection"),
+    ("row-sum", (("a2 9", "I look around"),), "format"),
 ]
 
 
@@ -93,7 +93,7 @@ def test_a_wrong_step_is_found_and_its_error_named(family: str, changes: tuple[t
 
 
 def test_a_later_step_that_goes_on_rightly_from_a_wrong_fact_is_no_error_of_its_own() -> None:
-    problem, wrong = chain("arithmetic", ("blue reaches 12", "blue reaches 11"), ("12 plus 7 is 19", "11 plus 7 is 18"), ("19 plus 5 is 24", "18 plus 5 is 23"))
+    problem, wrong = chain("arithmetic", ("blue 12", "blue 11"), ("12 plus 7 is 19", "11 plus 7 is 18"), ("19 plus 5 is 24", "18 plus 5 is 23"))
     _, question, scene = asked("arithmetic")
     assert check_steps(wrong.steps, question, scene) == ["", "perception", "", ""]
     assert chain_truth(problem, wrong) == (0.75, False)
