@@ -7,7 +7,7 @@ learn captions, grounding, bare facts of language and arithmetic, and direct ans
 import json
 import os
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -108,7 +108,7 @@ def train_vision(model: LlavaForConditionalGeneration, *, steps: int, seed: int,
         right = torch.stack([output.argmax(-1) == wanted[..., i] for i, output in enumerate(outputs)]).all(0).float().mean()
         return torch.stack(losses).sum(), {"patches_right": round(right.item(), 4)}
 
-    _train(learner, loss_of, np.random.default_rng([seed, 1]), steps, report, checkpoint)
+    _train(learner, loss_of, np.random.default_rng([seed, 1]), steps, report, checkpoint, {})
 
 
 def train_language(
@@ -117,10 +117,11 @@ def train_language(
     """Teach projector and language model the lessons about frozen vision features; in place."""
     model.model.vision_tower.requires_grad_(False)
     batches: list[_Batch] = []
+    known: dict[str, float] = {}
 
     def loss_of(rng: np.random.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         if not batches:
-            batches.extend(_lesson_batches(processor.tokenizer, rng, batch_size, _GROUP))
+            batches.extend(_lesson_batches(processor.tokenizer, rng, known, batch_size, _GROUP))
         inputs, weights = batches.pop()
         weights = weights[:, 1:]
         hidden = model.model(**inputs).last_hidden_state
@@ -128,7 +129,7 @@ def train_language(
         losses = functional.cross_entropy(logits, inputs["input_ids"][:, 1:][weights > 0], reduction="none")
         return losses @ weights[weights > 0] / weights.sum(), {}
 
-    _train(model, loss_of, np.random.default_rng([seed, 2]), steps, report, checkpoint, lambda: skills(model, processor.tokenizer, seed))
+    _train(model, loss_of, np.random.default_rng([seed, 2]), steps, report, checkpoint, known, lambda: skills(model, processor.tokenizer, seed))
 
 
 @torch.inference_mode()
@@ -173,17 +174,18 @@ def _train(
     steps: int,
     report: Report,
     checkpoint: Path,
+    known: dict[str, float],
     look: Callable[[], dict[str, float]] = dict,
 ) -> None:
-    """Muon for matrices, AdamW for the rest, 5% warm-up and a cosine to a tenth, in place; `look` is reported at every checkpoint.
+    """Muon for matrices, AdamW for the rest, 5% warm-up and a cosine to a tenth, in place.
 
-    A checkpoint is written every `SAVE_EVERY` steps, and a killed training goes on from it.
+    A checkpoint is written every `SAVE_EVERY` steps, and a killed training goes on from it. What `look` sees then is reported and put into `known`.
     """
     optimizers = _optimizers(learner)
     peaks = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
     parameters = [p for p in learner.parameters() if p.requires_grad]
     warmup = max(1, steps // 20)
-    for step in range(_load_state(checkpoint, learner, optimizers, rng) + 1, steps + 1):
+    for step in range(_load_state(checkpoint, learner, optimizers, rng, known) + 1, steps + 1):
         fraction = max(0.0, (step - warmup) / max(1, steps - warmup))
         for optimizer, peak in zip(optimizers, peaks, strict=True):
             optimizer.param_groups[0]["lr"] = peak * min(step / warmup, 0.55 + 0.45 * float(np.cos(np.pi * fraction)))
@@ -194,8 +196,9 @@ def _train(
         for optimizer in optimizers:
             optimizer.step()
         if step % SAVE_EVERY == 0 or step == steps:
-            _save_state(checkpoint, step, learner, optimizers, rng)
-            figures = figures | look()
+            known.update(look())
+            figures = figures | known
+            _save_state(checkpoint, step, learner, optimizers, rng, known)
         if step % 50 == 0 or step == steps:
             report({"step": step, "of": steps, "loss": round(loss.item(), 4), **figures})
 
@@ -211,14 +214,16 @@ def _optimizers(learner: torch.nn.Module) -> list[torch.optim.Optimizer]:
     return [Muon(matrices, lr=0.02), torch.optim.AdamW(rest, lr=2e-3, betas=(0.9, 0.98), weight_decay=0.0, fused=True)]
 
 
-def _save_state(path: Path, step: int, learner: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer], rng: np.random.Generator) -> None:
+def _save_state(
+    path: Path, step: int, learner: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer], rng: np.random.Generator, known: dict[str, float]
+) -> None:
     states = [optimizer.state_dict() for optimizer in optimizers]
-    state = {"step": step, "learner": learner.state_dict(), "optimizers": states, "rng": json.dumps(rng.bit_generator.state)}
+    state = {"step": step, "learner": learner.state_dict(), "optimizers": states, "rng": json.dumps(rng.bit_generator.state), "known": known}
     with replacing(path) as file:
         torch.save(state, file)
 
 
-def _load_state(path: Path, learner: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer], rng: np.random.Generator) -> int:
+def _load_state(path: Path, learner: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer], rng: np.random.Generator, known: dict[str, float]) -> int:
     if not path.exists():
         return 0
     state = torch.load(path, weights_only=True)
@@ -226,15 +231,16 @@ def _load_state(path: Path, learner: torch.nn.Module, optimizers: Sequence[torch
     for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
         optimizer.load_state_dict(saved)
     rng.bit_generator.state = json.loads(state["rng"])
+    known.update(state["known"])
     return int(state["step"])
 
 
-def _lesson_batches(tokenizer: PreTrainedTokenizerFast, rng: np.random.Generator, batch_size: int, count: int, direct: float = 0.3) -> list[_Batch]:
+def _lesson_batches(tokenizer: PreTrainedTokenizerFast, rng: np.random.Generator, known: Mapping[str, float], batch_size: int, count: int) -> list[_Batch]:
     """`count` batches of model inputs and the weight of each token in the loss, (B, T); rows of like length together."""
     rows = []
     for _ in range(batch_size * count):
         difficulty = float(rng.random())
-        lesson = draw_lesson(rng, difficulty, direct)
+        lesson = draw_lesson(rng, difficulty, known)
         tokens, weights = _lesson_tokens(tokenizer, lesson)
         rows.append((tokens, weights, to_pixels(lesson.scene, rng, difficulty) if lesson.scene else None))
     rows.sort(key=lambda row: len(row[0]))

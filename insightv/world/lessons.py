@@ -1,7 +1,8 @@
 """What the tiny base model learns before it meets a chain: captions, grounding, facts of language and arithmetic, direct answers."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -10,7 +11,7 @@ from insightv.chain_text import render_chain
 from insightv.records import Chain, Step
 from insightv.world.problems import draw_item, draw_options, is_held_out
 from insightv.world.questions import FAMILIES, MOVES, Question, describe, draw_question, group_words, reason
-from insightv.world.scenes import CELLS, COLOURS, COLUMN_NAMES, COLUMNS, NAMES, ROWS, SHAPES, Chart, Grid, Scene, Table
+from insightv.world.scenes import CELLS, COLOURS, COLUMN_NAMES, COLUMNS, NAMES, ROWS, SHAPES, Chart, Grid, Scene, Table, kind_of
 
 DIRECT = "\nAnswer directly."
 """How direct answers are asked for in the base's training."""
@@ -35,29 +36,47 @@ class Lesson:
     turns: tuple[Turn, ...]
 
 
-_TEXT, _TURNS = 0.15, 6
-"""Share of lessons that are text alone, half of them about documents; turns of a lesson at most."""
+_TEXT, _DOCUMENTS, _DIRECT, _TURNS = 0.35, 0.25, 0.3, 6
+"""Share of lessons that are text alone, and of documents among these; share of direct questions among turns about pictures, the rest being captions
+and grounding; turns of a lesson at most."""
 
 
-def draw_lesson(rng: np.random.Generator, difficulty: float, direct: float = 0.3) -> Lesson:
-    """A random lesson; `direct` is the share of direct questions among turns about pictures, the rest being captions and grounding."""
+def draw_lesson(rng: np.random.Generator, difficulty: float, known: Mapping[str, float] = MappingProxyType({})) -> Lesson:
+    """A random lesson. `known` is the share of turns of a skill that are answered already: the better known, the less it is asked for."""
     if rng.random() < _TEXT:
-        if rng.random() < 0.5:
+        if rng.random() < _DOCUMENTS:
             return Lesson(None, (_document_turn(rng, difficulty),))
-        return Lesson(None, tuple(_text_turn(rng) for _ in range(_TURNS)))
-    family = str(rng.choice(list(FAMILIES)))
-    scene, question = draw_item(rng, "base", family, difficulty)
-    turns: list[Turn] = []
-    for index in range(int(rng.integers(1, _TURNS + 1))):
-        if rng.random() < direct:
-            if index:
-                families = [f for f, (_, kind) in FAMILIES.items() if kind == FAMILIES[family][1]]
-                other = draw_question(rng, scene, str(rng.choice(families)), difficulty)
-                question = other if other and not is_held_out(other) else question
-            turns.append(_direct_turn(rng, scene, question))
+        return Lesson(None, tuple(_wanted(rng, known, lambda: _text_turn(rng, difficulty)) for _ in range(_TURNS)))
+    scene, question = draw_item(rng, "base", _wanted_family(rng, known), difficulty)
+    turns = [_direct_turn(rng, scene, question)] if rng.random() < _DIRECT else []
+    for _ in range(int(rng.integers(1, _TURNS + 1)) - len(turns)):
+        if rng.random() < _DIRECT:
+            turns.append(_wanted(rng, known, lambda: _direct_turn(rng, scene, _another(rng, scene, question, difficulty))))
         else:
-            turns.append(_grounding_turn(rng, scene))
+            turns.append(_wanted(rng, known, lambda: _grounding_turn(rng, scene)))
     return Lesson(scene, tuple(dict.fromkeys(turns)))
+
+
+def _wanted(rng: np.random.Generator, known: Mapping[str, float], draw: Callable[[], Turn]) -> Turn:
+    """A turn, one that is known well being put back nine times in ten at most."""
+    turn = draw()
+    while rng.random() < 0.9 * known.get(turn.skill, 0.0) ** 2:
+        turn = draw()
+    return turn
+
+
+def _wanted_family(rng: np.random.Generator, known: Mapping[str, float]) -> str:
+    family = str(rng.choice(list(FAMILIES)))
+    while rng.random() < 0.5 * known.get(family, 0.0) ** 2:
+        family = str(rng.choice(list(FAMILIES)))
+    return family
+
+
+def _another(rng: np.random.Generator, scene: Scene, question: Question, difficulty: float) -> Question:
+    """Another question about the scene that may be asked, or the same if none comes up."""
+    families = [family for family, (_, kind) in FAMILIES.items() if kind == kind_of(scene)]
+    other = draw_question(rng, scene, str(rng.choice(families)), difficulty)
+    return other if other and not is_held_out(other) else question
 
 
 def _direct_turn(rng: np.random.Generator, scene: Scene, question: Question) -> Turn:
@@ -141,29 +160,49 @@ def caption(scene: Scene) -> str:
     return f"{bars}. {', '.join(f'{n} {c}' for n, c in scene.legend)}."
 
 
-def _text_turn(rng: np.random.Generator) -> Turn:
-    """A fact that needs no picture: sums, extremes, counting a list, the cell next to a cell."""
-    form = int(rng.integers(5))
-    if form <= 1:
-        first, second = int(rng.integers(0, 29)), int(rng.integers(0, 13))
-        if rng.random() < 0.35 and first >= second:
-            return Turn(f"{first} minus {second}", f"{first} minus {second} is {first - second}.", "subtract")
-        return Turn(f"{first} plus {second}", f"{first} plus {second} is {first + second}.", "add")
-    if form == 2:
-        values = [int(v) for v in rng.integers(0, 13, COLUMNS)]
-        which = str(rng.choice(["largest", "smallest", "highest", "lowest"]))
-        best = max(values) if which in ("largest", "highest") else min(values)
-        return Turn(f"The {which} of {', '.join(map(str, values))}", f"The {which} of {', '.join(map(str, values))} is {best}.", "extreme")
-    if form == 3:
-        cells = [CELLS[i] for i in sorted(rng.permutation(len(CELLS))[: int(rng.integers(0, 6))])]
-        listed = ", ".join(cells) or "none"
-        return Turn(f"Count {listed}", f"{listed} makes {len(cells)}.", "count list")
-    cell = str(rng.choice(CELLS))
-    move = str(rng.choice(list(MOVES)))
+def _text_turn(rng: np.random.Generator, difficulty: float) -> Turn:
+    """What needs no picture: sums, extremes, counting a list, the cell next to a cell; what follows from notes; what a question is about."""
+    form = rng.random()
+    if form < 0.5:
+        scene, question = draw_item(rng, "base", str(rng.choice(list(FAMILIES))), difficulty)
+        if form < 0.2:
+            return Turn(f"{question.text}\nName what matters.", ", ".join(question.args), "name")
+        steps = reason(question, scene).steps
+        inferred = [place for place, (title, _) in enumerate(steps) if title.split()[0] in ("Go", "Count", "Compare", "Add", "Subtract")]
+        if inferred:
+            place = int(rng.choice(inferred))
+            return Turn(f"{' '.join(text for _, text in steps[:place])}\n{steps[place][0]}.", steps[place][1], "infer")
+    skill, draw = (("add", _sum), ("add", _sum), ("extreme", _extreme), ("count list", _count), ("go", _move))[int(rng.integers(5))]
+    facts = [draw(rng) for _ in range(int(rng.integers(1, 5)))]
+    return Turn("; ".join(asked for asked, _ in facts), " ".join(said for _, said in facts), skill)
+
+
+def _sum(rng: np.random.Generator) -> tuple[str, str]:
+    first, second = int(rng.integers(0, 29)), int(rng.integers(0, 13))
+    if rng.random() < 0.35 and first >= second:
+        return f"{first} minus {second}", f"{first} minus {second} is {first - second}."
+    return f"{first} plus {second}", f"{first} plus {second} is {first + second}."
+
+
+def _extreme(rng: np.random.Generator) -> tuple[str, str]:
+    values = [int(v) for v in rng.integers(0, 13, COLUMNS)]
+    which = str(rng.choice(["largest", "smallest", "highest", "lowest"]))
+    listed = f"The {which} of {', '.join(map(str, values))}"
+    return listed, f"{listed} is {max(values) if which in ('largest', 'highest') else min(values)}."
+
+
+def _count(rng: np.random.Generator) -> tuple[str, str]:
+    cells = [CELLS[i] for i in sorted(rng.permutation(len(CELLS))[: int(rng.integers(0, 6))])]
+    listed = ", ".join(cells) or "none"
+    return f"Count {listed}", f"{listed} makes {len(cells)}."
+
+
+def _move(rng: np.random.Generator) -> tuple[str, str]:
+    cell, move = str(rng.choice(CELLS)), str(rng.choice(list(MOVES)))
     column, row = COLUMN_NAMES.index(cell[0]) + MOVES[move][0], int(cell[1]) - 1 + MOVES[move][1]
     if 0 <= column < COLUMNS and 0 <= row < ROWS:
-        return Turn(f"Go {move} {cell}.", f"{move.capitalize()} {cell} is {COLUMN_NAMES[column]}{row + 1}.", "go")
-    return Turn(f"Go {move} {cell}.", f"Nothing is {move} {cell}.", "go")
+        return f"Go {move} {cell}", f"{move.capitalize()} {cell} is {COLUMN_NAMES[column]}{row + 1}."
+    return f"Go {move} {cell}", f"Nothing is {move} {cell}."
 
 
 def _document_turn(rng: np.random.Generator, difficulty: float) -> Turn:

@@ -41,7 +41,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> ImageStore:
 
 @pytest.fixture(scope="module")
 def problems(images: ImageStore) -> list[Problem]:
-    return list(make_split(images, "train", 36, seed=2, difficulty=0.3))
+    return list(make_split(images, "train", 54, seed=2, difficulty=0.3))
 
 
 def dials(**changes: float) -> TeacherDials:
@@ -208,7 +208,7 @@ def test_the_judge_compares_and_errs_as_its_dial_says(rate: float, agrees: bool,
 def test_scores_follow_the_quality_of_the_paths(images: ImageStore, problems: list[Problem]) -> None:
     problem = next(p for p in problems if p.meta["family"] == "extreme-bar")
     right = gold(problem)
-    wrong_fact = right.model_copy(update={"id": "b", "steps": (right.steps[0].model_copy(update={"reasoning": "a is red 1."}), *right.steps[1:])})
+    wrong_fact = right.model_copy(update={"id": "b", "steps": (right.steps[0].model_copy(update={"reasoning": "a red 1."}), *right.steps[1:])})
     wrong_answer = gold(problem, answer="pink")
     skipped = right.model_copy(update={"id": "d", "steps": right.steps[1:]})
 
