@@ -79,8 +79,7 @@ def train_base(out: Path, scratch: Path, seed: int, steps: dict[str, int], repor
     processor = build_processor()
     model = build_model(processor, seed)
     train_vision(model, steps=steps["vision"], seed=seed, report=report, checkpoint=scratch / "vision")
-    train_language(model, processor, steps=steps["language"], seed=seed, report=report, checkpoint=scratch / "language")
-    known = skills(model, processor.tokenizer, seed)
+    known = train_language(model, processor, steps=steps["language"], seed=seed, report=report, checkpoint=scratch / "language")
     model.bfloat16().save_pretrained(out)
     processor.save_pretrained(out)
     return known
@@ -113,8 +112,8 @@ def train_vision(model: LlavaForConditionalGeneration, *, steps: int, seed: int,
 
 def train_language(
     model: LlavaForConditionalGeneration, processor: LlavaProcessor, *, steps: int, seed: int, report: Report, checkpoint: Path, batch_size: int = 32
-) -> None:
-    """Teach projector and language model the lessons about frozen vision features; in place."""
+) -> dict[str, float]:
+    """Teach projector and language model the lessons about frozen vision features, in place; returns the skills that they end with."""
     model.model.vision_tower.requires_grad_(False)
     batches: list[_Batch] = []
     known: dict[str, float] = {}
@@ -130,6 +129,7 @@ def train_language(
         return losses @ weights[weights > 0] / weights.sum(), {}
 
     _train(model, loss_of, np.random.default_rng([seed, 2]), steps, report, checkpoint, known, lambda: skills(model, processor.tokenizer, seed))
+    return known
 
 
 @torch.inference_mode()
