@@ -1,7 +1,7 @@
 """Train the tiny base in the order of the real recipe (compare LLaVA, arXiv 2304.08485, section 4.2).
 
-First the vision tower learns to see (a dense classifier over patches), then, with the tower frozen, projector and language model
-learn captions, grounding, bare facts of language and arithmetic, and direct answers.
+First the vision tower learns to see (a dense classifier over patches) and the language model learns from text; then, with the tower frozen,
+projector and language model learn captions, grounding and direct answers, beside more text.
 """
 
 import json
@@ -17,7 +17,9 @@ import torch
 from torch.nn import functional
 from transformers import LlavaForConditionalGeneration, LlavaProcessor, PreTrainedTokenizerFast
 
+from insightv.config import TrainConfig
 from insightv.files import replacing
+from insightv.training.run import in_bfloat16
 from insightv.world.lessons import Lesson, draw_lesson
 from insightv.world.muon import Muon
 from insightv.world.problems import draw_item
@@ -63,8 +65,8 @@ def patch_targets(scene: Scene) -> np.ndarray:
     return targets.reshape(-1, len(_HEADS))
 
 
-STEPS = {"vision": 600, "language": 2000}
-"""Updates of the two phases with which the shipped base was trained."""
+STEPS = {"vision": 600, "text": 600, "language": 3000}
+"""Updates of the three phases with which the shipped base was trained."""
 
 
 def train_base(out: Path, scratch: Path, seed: int, steps: dict[str, int], report: Report) -> dict[str, float]:
@@ -79,7 +81,8 @@ def train_base(out: Path, scratch: Path, seed: int, steps: dict[str, int], repor
     processor = build_processor()
     model = build_model(processor, seed)
     train_vision(model, steps=steps["vision"], seed=seed, report=report, checkpoint=scratch / "vision")
-    known = train_language(model, processor, steps=steps["language"], seed=seed, report=report, checkpoint=scratch / "language")
+    train_language(model, processor, steps=steps["text"], text=1.0, seed=seed, report=report, checkpoint=scratch / "text")
+    known = train_language(model, processor, steps=steps["language"], text=0.2, seed=seed, report=report, checkpoint=scratch / "language")
     model.bfloat16().save_pretrained(out)
     processor.save_pretrained(out)
     return known
@@ -111,29 +114,50 @@ def train_vision(model: LlavaForConditionalGeneration, *, steps: int, seed: int,
 
 
 def train_language(
-    model: LlavaForConditionalGeneration, processor: LlavaProcessor, *, steps: int, seed: int, report: Report, checkpoint: Path, batch_size: int = 32
+    model: LlavaForConditionalGeneration,
+    processor: LlavaProcessor,
+    *,
+    steps: int,
+    text: float,
+    seed: int,
+    report: Report,
+    checkpoint: Path,
+    batch_size: int = 32,
 ) -> dict[str, float]:
-    """Teach projector and language model the lessons about frozen vision features, in place; returns the skills that they end with."""
+    """Teach projector and language model lessons, a share of `text` in text alone and the others about frozen vision features, in place.
+
+    Returns the skills that they end with.
+    """
     model.model.vision_tower.requires_grad_(False)
     batches: list[_Batch] = []
     known: dict[str, float] = {}
 
     def loss_of(rng: np.random.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         if not batches:
-            batches.extend(_lesson_batches(processor.tokenizer, rng, known, batch_size, _GROUP))
+            batches.extend(_lesson_batches(processor.tokenizer, rng, text, known, batch_size, _GROUP))
         inputs, weights = batches.pop()
         weights = weights[:, 1:]
-        hidden = model.model(**inputs).last_hidden_state
-        logits = model.lm_head(hidden[:, :-1][weights > 0])
-        losses = functional.cross_entropy(logits, inputs["input_ids"][:, 1:][weights > 0], reduction="none")
+        with torch.autocast("cpu", torch.bfloat16, enabled=in_bfloat16(TrainConfig())):
+            hidden = model.model(**inputs).last_hidden_state
+            logits = model.lm_head(hidden[:, :-1][weights > 0])
+        losses = functional.cross_entropy(logits.float(), inputs["input_ids"][:, 1:][weights > 0], reduction="none")
         return losses @ weights[weights > 0] / weights.sum(), {}
 
-    _train(model, loss_of, np.random.default_rng([seed, 2]), steps, report, checkpoint, known, lambda: skills(model, processor.tokenizer, seed))
+    _train(
+        model,
+        loss_of,
+        np.random.default_rng([seed, 2, round(100 * text)]),
+        steps,
+        report,
+        checkpoint,
+        known,
+        lambda: skills(model, processor.tokenizer, seed, text),
+    )
     return known
 
 
 @torch.inference_mode()
-def skills(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, seed: int, lessons: int = 400) -> dict[str, float]:
+def skills(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, seed: int, text: float, lessons: int = 400) -> dict[str, float]:
     """The share of turns answered without an error, by skill: each turn as the first of its lesson, its answer foreseen token by token.
 
     What chains ask of a base is held here one by one: a base that reads but cannot find makes every chain begin with a guess.
@@ -142,7 +166,7 @@ def skills(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerF
     rows: list[tuple[str, _Row]] = []
     for _ in range(lessons):
         difficulty = float(rng.random())
-        lesson = draw_lesson(rng, difficulty)
+        lesson = draw_lesson(rng, difficulty, text)
         pixels = to_pixels(lesson.scene, rng, difficulty) if lesson.scene else None
         rows += [(turn.skill, (*_lesson_tokens(tokenizer, replace(lesson, turns=(turn,))), pixels)) for turn in lesson.turns]
     rows.sort(key=lambda row: len(row[1][0]))
@@ -177,7 +201,7 @@ def _train(
     known: dict[str, float],
     look: Callable[[], dict[str, float]] = dict,
 ) -> None:
-    """Muon for matrices, AdamW for the rest, 5% warm-up and a cosine to a tenth, in place.
+    """Muon for matrices, AdamW for the rest, 5% warm-up and a straight line to nothing, in place.
 
     A checkpoint is written every `SAVE_EVERY` steps, and a killed training goes on from it. What `look` sees then is reported and put into `known`.
     """
@@ -186,9 +210,8 @@ def _train(
     parameters = [p for p in learner.parameters() if p.requires_grad]
     warmup = max(1, steps // 20)
     for step in range(_load_state(checkpoint, learner, optimizers, rng, known) + 1, steps + 1):
-        fraction = max(0.0, (step - warmup) / max(1, steps - warmup))
         for optimizer, peak in zip(optimizers, peaks, strict=True):
-            optimizer.param_groups[0]["lr"] = peak * min(step / warmup, 0.55 + 0.45 * float(np.cos(np.pi * fraction)))
+            optimizer.param_groups[0]["lr"] = peak * min(step / warmup, (steps + 1 - step) / (steps + 1 - warmup))
         loss, figures = loss_of(rng)
         learner.zero_grad(set_to_none=True)
         loss.backward()
@@ -235,12 +258,14 @@ def _load_state(path: Path, learner: torch.nn.Module, optimizers: Sequence[torch
     return int(state["step"])
 
 
-def _lesson_batches(tokenizer: PreTrainedTokenizerFast, rng: np.random.Generator, known: Mapping[str, float], batch_size: int, count: int) -> list[_Batch]:
+def _lesson_batches(
+    tokenizer: PreTrainedTokenizerFast, rng: np.random.Generator, text: float, known: Mapping[str, float], batch_size: int, count: int
+) -> list[_Batch]:
     """`count` batches of model inputs and the weight of each token in the loss, (B, T); rows of like length together."""
     rows = []
     for _ in range(batch_size * count):
         difficulty = float(rng.random())
-        lesson = draw_lesson(rng, difficulty, known)
+        lesson = draw_lesson(rng, difficulty, text, known)
         tokens, weights = _lesson_tokens(tokenizer, lesson)
         rows.append((tokens, weights, to_pixels(lesson.scene, rng, difficulty) if lesson.scene else None))
     rows.sort(key=lambda row: len(row[0]))
@@ -263,7 +288,7 @@ def _collate(rows: Sequence[_Row], pad: int) -> _Batch:
 
 
 def _lesson_tokens(tokenizer: PreTrainedTokenizerFast, lesson: Lesson) -> tuple[list[int], list[float]]:
-    """A lesson's tokens with their weights. An answer of n tokens weighs n ** 0.5: over tokens, short ones would go unnoticed beside captions."""
+    """A lesson's tokens with their weights. An answer of n tokens weighs n ** 0.75: over tokens, short ones would go unnoticed beside captions."""
     tokens: list[int] = []
     weights: list[float] = []
     picture = IMAGE * (SIZE // PATCH) ** 2 + "\n" if lesson.scene else ""

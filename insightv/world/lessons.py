@@ -10,7 +10,7 @@ import numpy as np
 from insightv.chain_text import render_chain
 from insightv.records import Chain, Step
 from insightv.world.problems import draw_item, draw_options, is_held_out
-from insightv.world.questions import FAMILIES, MOVES, Question, describe, draw_question, group_words, reason
+from insightv.world.questions import FAMILIES, GROUPS, MOVES, Question, combine, describe, draw_question, group_words, reason, search_row
 from insightv.world.scenes import CELLS, COLOURS, COLUMN_NAMES, COLUMNS, NAMES, ROWS, SHAPES, Chart, Grid, Scene, Table, kind_of
 
 DIRECT = "\nAnswer directly."
@@ -36,14 +36,21 @@ class Lesson:
     turns: tuple[Turn, ...]
 
 
-_TEXT, _DOCUMENTS, _DIRECT, _TURNS = 0.35, 0.25, 0.3, 6
-"""Share of lessons that are text alone, and of documents among these; share of direct questions among turns about pictures, the rest being captions
-and grounding; turns of a lesson at most."""
+_DOCUMENTS, _DIRECT, _TURNS = 0.25, 0.4, 6
+"""Share of documents among lessons in text alone; share of direct questions among turns about pictures, the rest being captions and grounding; turns
+of a lesson at most."""
 
 
-def draw_lesson(rng: np.random.Generator, difficulty: float, known: Mapping[str, float] = MappingProxyType({})) -> Lesson:
-    """A random lesson. `known` is the share of turns of a skill that are answered already: the better known, the less it is asked for."""
-    if rng.random() < _TEXT:
+_WORDS = (*CELLS, *COLOURS, *SHAPES, *NAMES, *map(str, range(25)), *GROUPS)
+"""What may stand anywhere in a text that is to be repeated or looked up in: any text teaches a language model to copy."""
+
+
+def draw_lesson(rng: np.random.Generator, difficulty: float, text: float = 0.35, known: Mapping[str, float] = MappingProxyType({})) -> Lesson:
+    """A random lesson, in text alone with probability `text`.
+
+    `known` is the share of turns of a skill that are answered already: the better known, the less it is asked for.
+    """
+    if rng.random() < text:
         if rng.random() < _DOCUMENTS:
             return Lesson(None, (_document_turn(rng, difficulty),))
         return Lesson(None, tuple(_wanted(rng, known, lambda: _text_turn(rng, difficulty)) for _ in range(_TURNS)))
@@ -98,51 +105,73 @@ def _grounding_turn(rng: np.random.Generator, scene: Scene) -> Turn:
 
 
 # To find what has a property is harder than to say what is in a place, and most chains begin with it: so it is what these mostly ask for.
+# A running result behind what is read (`a2 5. b2 3, sum 8.`) is asked for of any places in any order, not as a question about a picture goes.
 
 
 def _grid_turn(rng: np.random.Generator, scene: Grid) -> Turn:
     form = rng.random()
     filled = [(cell, t) for cell, t in zip(CELLS, scene.cells, strict=True) if t]
-    if form < 0.25:
+    if form < 0.2:
         cells = _some(rng, CELLS)
         seen = " ".join(f"{cell} {describe(scene.cells[CELLS.index(cell)])}." for cell in cells)
         return Turn(f"Look at {', '.join(cells)}.", seen, "look")
     single = [(cell, f"{t.colour} {t.shape}") for cell, t in filled if [other for _, other in filled].count(t) == 1]
-    if form < 0.6 and single:
+    if form < 0.5 and single:
         things = _some(rng, single)
-        if form < 0.35:
+        if form < 0.25:
             return Turn(f"Where is the {things[0][1]}?", things[0][0], "where")
         found = " ".join(f"{thing} {cell}." for cell, thing in things)
         return Turn(f"Find the {', the '.join(thing for _, thing in things)}.", found, "find one")
     kind = rng.random()
     colour = str(rng.choice(list(COLOURS))) if kind < 0.6 else None
     shape = str(rng.choice(SHAPES)) if kind >= 0.6 or kind < 0.2 else None
-    members = [c for c, t in filled if (colour is None or t.colour == colour) and (shape is None or t.shape == shape)]
-    rows = [", ".join(c for c in members if c[1] == str(row + 1)) or "none" for row in range(ROWS)]
-    return Turn(f"Find {group_words(colour, shape)}.", " ".join(f"Row {i + 1}: {row}." for i, row in enumerate(rows)), "find all")
+    group = group_words(colour, shape)
+    rows = [int(row) + 1 for row in rng.permutation(ROWS)[: int(rng.integers(1, ROWS + 1))]]
+    rows_found = [search_row(scene, row, group) for row in rows]
+    asked = f"Search row {', '.join(map(str, rows))} for {group}"
+    if form < 0.8:
+        return Turn(f"{asked}.", " ".join(f"{said}." for said, _ in rows_found), "search rows")
+    return Turn(f"{asked}, with the total.", _running([(said, str(count)) for said, count in rows_found], "total", "0"), "search rows, total")
 
 
 def _chart_turn(rng: np.random.Generator, scene: Chart) -> Turn:
     bars = _some(rng, [(column, *bar) for column, bar in zip(COLUMN_NAMES, scene.bars, strict=True)])
     names, heights = _some(rng, scene.legend), dict(scene.bars)
+    high_first = sorted(names[:2], key=lambda entry: -heights[entry[1]])
+    read, looked_up = [f"{n} {c} {h}" for n, c, h in bars], [f"{n} {c} {heights[c]}" for n, c in names]
+    extreme, word = str(rng.choice(["highest", "lowest"])), str(rng.choice(["sum", "difference"]))
+    best = _running([(said, f"{c} {h}") for said, (_, c, h) in zip(read, bars, strict=True)], extreme)
+    operands = high_first if word == "difference" else names
+    some = [(f"{n} {c} {heights[c]}", str(heights[c])) for n, c in operands]
     turns = (
         Turn(f"Find the {', '.join(c for _, c, _ in bars)} bar.", " ".join(f"{c} {n}." for n, c, _ in bars), "find bar"),
         Turn(f"In which column is the {bars[0][1]} bar?", bars[0][0], "which column"),
         Turn(f"Which colour is {names[0][0]}?", names[0][1], "which colour"),
-        Turn(f"Use the legend for {', '.join(n for n, _ in names)}.", f"{', '.join(f'{n} {c}' for n, c in names)}.", "use legend"),
-        Turn(f"Read the bars {', '.join(c for _, c in names)}.", f"{', '.join(f'{c} {heights[c]}' for _, c in names)}.", "read some bars"),
-        Turn(f"Read column {', '.join(n for n, _, _ in bars)}.", " ".join(f"{n} {h}." for n, _, h in bars), "read column"),
-        Turn("Read the bars.", f"{', '.join(f'{n} {c} {h}' for n, (c, h) in zip(COLUMN_NAMES, scene.bars, strict=True))}.", "read bars"),
+        Turn(f"Look up {', '.join(n for n, _ in names)}.", " ".join(f"{said}." for said in looked_up), "look up"),
+        Turn(f"Look up {', '.join(n for n, _ in operands)}, with the {word}.", _running(some, word), f"look up, {word}"),
+        Turn(f"Read {', '.join(n for n, _, _ in bars)}.", " ".join(f"{said}." for said in read), "read bars"),
+        Turn(f"Read {', '.join(n for n, _, _ in bars)}, with the {extreme}.", best, "read bars, extreme"),
     )
-    return turns[int(rng.choice(len(turns), p=(0.2, 0.1, 0.1, 0.2, 0.2, 0.1, 0.1)))]
+    return turns[int(rng.choice(len(turns), p=(0.2, 0.05, 0.05, 0.2, 0.2, 0.1, 0.2)))]
 
 
 def _table_turn(rng: np.random.Generator, scene: Table) -> Turn:
-    row = int(rng.integers(ROWS))
-    whole = rng.random() < 0.5
-    cells = [f"{column}{row + 1}" for column in COLUMN_NAMES] if whole else _some(rng, CELLS)
-    read = f"{', '.join(f'{cell} {scene.digits[CELLS.index(cell)]}' for cell in cells)}."
-    return Turn(f"Read row {row + 1}.", read, "read row") if whole else Turn(f"Read {', '.join(cells)}.", read, "read cell")
+    row = int(rng.integers(ROWS)) + 1
+    cells = [f"{column}{row}" for column in COLUMN_NAMES] if rng.random() < 0.5 else _some(rng, CELLS)
+    read = [(f"{cell} {digit}", str(digit)) for cell in cells for digit in (scene.digits[CELLS.index(cell)],)]
+    word = str(rng.choice(["", "sum", "sum", "largest", "smallest"]))
+    if not word:
+        return Turn(f"Read {', '.join(cells)}.", " ".join(f"{said}." for said, _ in read), "read cells")
+    return Turn(f"Read {', '.join(cells)}, with the {word}.", _running(read, word), "read cells, sum" if word == "sum" else "read cells, extreme")
+
+
+def _running(readings: Sequence[tuple[str, str]], word: str, result: str = "") -> str:
+    """Sentences, each with the running result of the items behind it, but for the first where no result is given."""
+    sentences = []
+    for said, item in readings:
+        said, result = (f"{said}, {word} {combine(word, result, item)}", combine(word, result, item)) if result else (said, item)
+        sentences.append(f"{said}.")
+    return " ".join(sentences)
 
 
 def _some(rng: np.random.Generator, things: Sequence[T]) -> list[T]:
@@ -161,40 +190,31 @@ def caption(scene: Scene) -> str:
 
 
 def _text_turn(rng: np.random.Generator, difficulty: float) -> Turn:
-    """What needs no picture: sums, extremes, counting a list, the cell next to a cell; what follows from notes; what a question is about."""
+    """What needs no picture: running results of a list, the cell next to a cell, what a question is about, words repeated, a value looked up in notes."""
     form = rng.random()
-    if form < 0.5:
-        scene, question = draw_item(rng, "base", str(rng.choice(list(FAMILIES))), difficulty)
-        if form < 0.2:
-            return Turn(f"{question.text}\nName what matters.", ", ".join(question.args), "name")
-        steps = reason(question, scene).steps
-        inferred = [place for place, (title, _) in enumerate(steps) if title.split()[0] in ("Go", "Count", "Compare", "Add", "Subtract")]
-        if inferred:
-            place = int(rng.choice(inferred))
-            return Turn(f"{' '.join(text for _, text in steps[:place])}\n{steps[place][0]}.", steps[place][1], "infer")
-    skill, draw = (("add", _sum), ("add", _sum), ("extreme", _extreme), ("count list", _count), ("go", _move))[int(rng.integers(5))]
-    facts = [draw(rng) for _ in range(int(rng.integers(1, 5)))]
-    return Turn("; ".join(asked for asked, _ in facts), " ".join(said for _, said in facts), skill)
-
-
-def _sum(rng: np.random.Generator) -> tuple[str, str]:
-    first, second = int(rng.integers(0, 29)), int(rng.integers(0, 13))
-    if rng.random() < 0.35 and first >= second:
-        return f"{first} minus {second}", f"{first} minus {second} is {first - second}."
-    return f"{first} plus {second}", f"{first} plus {second} is {first + second}."
-
-
-def _extreme(rng: np.random.Generator) -> tuple[str, str]:
-    values = [int(v) for v in rng.integers(0, 13, COLUMNS)]
-    which = str(rng.choice(["largest", "smallest", "highest", "lowest"]))
-    listed = f"The {which} of {', '.join(map(str, values))}"
-    return listed, f"{listed} is {max(values) if which in ('largest', 'highest') else min(values)}."
-
-
-def _count(rng: np.random.Generator) -> tuple[str, str]:
-    cells = [CELLS[i] for i in sorted(rng.permutation(len(CELLS))[: int(rng.integers(0, 6))])]
-    listed = ", ".join(cells) or "none"
-    return f"Count {listed}", f"{listed} makes {len(cells)}."
+    if form < 0.2:
+        _, question = draw_item(rng, "base", str(rng.choice(list(FAMILIES))), difficulty)
+        return Turn(f"{question.text}\nName what matters.", ", ".join(question.args), "name")
+    if form < 0.4:
+        words = [str(rng.choice(_WORDS)) for _ in range(int(rng.integers(3, 25)))]
+        return Turn(f"Repeat {' '.join(words)}.", f"{' '.join(words)}.", "repeat")
+    if form < 0.6:
+        keys = rng.permutation(_WORDS)[: int(rng.integers(2, 9))]
+        notes = {str(key): f"{key} {value}." for key, value in zip(keys, rng.choice(_WORDS, 8), strict=False)}
+        wanted = _some(rng, list(notes))
+        if rng.random() < 0.5:
+            return Turn(f"{' '.join(notes.values())}\nWhat follows {wanted[0]}?{DIRECT}", notes[wanted[0]].removeprefix(wanted[0])[1:-1], "recall one")
+        return Turn(f"{' '.join(notes.values())}\nRecall {', '.join(wanted)}.", " ".join(notes[key] for key in wanted), "recall")
+    if form < 0.75:
+        moves = [_move(rng) for _ in range(int(rng.integers(1, 5)))]
+        return Turn("; ".join(asked for asked, _ in moves), " ".join(said for _, said in moves), "go")
+    word = str(rng.choice(["sum", "sum", "difference", "largest", "smallest", "highest", "lowest"]))
+    extreme = word not in ("sum", "difference")
+    values = [int(v) for v in rng.integers(0, 13, int(rng.integers(2, 6)))]
+    if word == "difference":
+        values = sorted(values[:2], reverse=True)
+    items = [f"{rng.choice(list(COLOURS))} {value}" for value in values] if word in ("highest", "lowest") else [str(value) for value in values]
+    return Turn(f"The {word} of {', '.join(items)}", _running([(item, item) for item in items], word), "list extreme" if extreme else f"list {word}")
 
 
 def _move(rng: np.random.Generator) -> tuple[str, str]:
@@ -230,6 +250,7 @@ def vocabulary_corpus() -> Iterator[str]:
         yield "\n".join(f"### {title}\n{text}" for title, text in trace.steps) + f"\n### Conclusion\n{trace.conclusion}\nAnswer: {trace.answer}\n"
     for _ in range(50):
         yield " ".join((*NAMES, *CELLS, *map(str, range(42)), "A B C D"))
+        yield "\n".join(word for group in GROUPS for word in (group, group.removesuffix("s").removesuffix("e") if "cross" in group else group.removesuffix("s")))
         yield "<thoughts>\n</thoughts>\n<output></output> Reason step by step. Reason, then answer." + (
             " Judge the reasoning, then answer directly. Now answer directly."
         )

@@ -7,6 +7,7 @@ A question is a family and its arguments; its text can be parsed back. `reason` 
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -62,8 +63,8 @@ class Trace:
     answer: str = ""
 
 
-Slip = Callable[[int], int]
-"""What a reasoner makes of a number it computed: itself, or a miscount."""
+Carry = Callable[[str, str], str]
+"""(what was read, the running result then) -> the running result that the reasoner goes on with."""
 
 
 def parse(text: str) -> Question | None:
@@ -80,16 +81,14 @@ def group_words(colour: str | None, shape: str | None) -> str:
     return f"{colour} {plural}" if colour else plural
 
 
-_GROUPS = {group_words(c, s): (c, s) for c in (None, *COLOURS) for s in (None, *SHAPES) if c or s}
+GROUPS = {group_words(c, s): (c, s) for c in (None, *COLOURS) for s in (None, *SHAPES) if c or s}
+"""Words for a set of things -> its colour and shape, None for any."""
 
 
-def _members(scene: Grid, words: str) -> list[str]:
-    colour, shape = _GROUPS[words]
-    return [
-        cell
-        for cell, thing in zip(CELLS, scene.cells, strict=True)
-        if thing and (colour is None or thing.colour == colour) and (shape is None or thing.shape == shape)
-    ]
+def belongs(thing: Thing | None, group: str) -> bool:
+    """Whether a cell's thing is one of the set."""
+    colour, shape = GROUPS[group]
+    return thing is not None and colour in (None, thing.colour) and shape in (None, thing.shape)
 
 
 def draw_question(rng: np.random.Generator, scene: Scene, family: str, difficulty: float) -> Question | None:
@@ -154,20 +153,37 @@ def answer_space(question: Question) -> list[str]:
     return [str(v) for v in range(lower, upper + 1)]
 
 
-def reason(question: Question, scene: Scene, slip: Slip = lambda value: value) -> Trace:
+def reason(question: Question, scene: Scene, carry: Carry = lambda _, result: result) -> Trace:
     """The chain for a question, from the scene as perceived.
 
-    `slip` is applied to every count, sum and difference. If the scene as perceived does not have what is asked about,
+    `carry` is applied to every running result, which the reasoning goes on with. If the scene as perceived does not have what is asked about,
     the trace says so and its answer is empty.
     """
     trace = Trace()
     if isinstance(scene, Grid):
-        _reason_grid(question, scene, slip, trace)
+        _reason_grid(question, scene, carry, trace)
     elif isinstance(scene, Chart):
-        _reason_chart(question, scene, slip, trace)
+        _reason_chart(question, scene, carry, trace)
     else:
-        _reason_table(question, scene, slip, trace)
+        _reason_table(question, scene, carry, trace)
     return trace
+
+
+def running_word(question: Question) -> str:
+    """What the question's running result is called: `sum`, `difference`, `total`, an extreme; empty if it needs none."""
+    if question.family == "arithmetic":
+        return "difference" if "minus" in question.args[0] else "sum"
+    if question.family in ("extreme-bar", "extreme-entry"):
+        return question.args[0]
+    return {"count": "total", "row-sum": "sum"}.get(question.family, "")
+
+
+def combine(word: str, result: str, item: str) -> str:
+    """The running result after one more item: `sum`, `total` and `difference` of numbers, or the extreme of items that end in a number."""
+    if word in ("sum", "total", "difference"):
+        return str(int(result) - int(item) if word == "difference" else int(result) + int(item))
+    first, second = (int(text.split()[-1]) for text in (result, item))
+    return item if second != first and (second > first) == (word in ("highest", "largest")) else result
 
 
 def describe(thing: Thing | None) -> str:
@@ -175,7 +191,33 @@ def describe(thing: Thing | None) -> str:
     return f"{thing.colour} {thing.shape}" if thing else "nothing"
 
 
-def _reason_grid(question: Question, scene: Grid, slip: Slip, trace: Trace) -> None:
+class _Reading(NamedTuple):
+    """One step of a running result: its title, whose last word is what is read, the sentence, and the item in it."""
+
+    title: str
+    sentence: str
+    item: str
+
+
+def _run(readings: Sequence[_Reading], word: str, carry: Carry, trace: Trace, result: str = "") -> str:
+    """Write a step for each reading, with the running result behind it; the last result. Without a first `result` the first item is it."""
+    for title, sentence, item in readings:
+        if result:
+            result = carry(title.split()[-1], combine(word, result, item))
+            sentence = f"{sentence}, {word} {result}"
+        else:
+            result = item
+        trace.steps.append((title, f"{sentence}."))
+    return result
+
+
+def search_row(scene: Grid, row: int, group: str) -> tuple[str, int]:
+    """What is said of the set's things in a row, counted from 1, and how many they are: `Row 1 red circles: a1 c1`."""
+    found = [cell for cell, thing in zip(CELLS, scene.cells, strict=True) if cell[1] == str(row) and belongs(thing, group)]
+    return f"Row {row} {group}: {' '.join(found) or 'none'}", len(found)
+
+
+def _reason_grid(question: Question, scene: Grid, carry: Carry, trace: Trace) -> None:
     if question.family == "attribute":
         attribute, cell = question.args
         thing = scene.cells[CELLS.index(cell)]
@@ -197,12 +239,8 @@ def _reason_grid(question: Question, scene: Grid, slip: Slip, trace: Trace) -> N
         trace.steps.append((f"Look at {CELLS[target]}", f"{CELLS[target]} {describe(scene.cells[target])}."))
         _read_attribute(attribute, scene.cells[target], trace)
     else:
-        words = question.args[0]
-        found = _members(scene, words)
-        rows = [[c for c in found if c[1] == str(row + 1)] for row in range(ROWS)]
-        trace.steps.append((f"Find {words}", " ".join(f"Row {i + 1}: {', '.join(row) or 'none'}." for i, row in enumerate(rows))))
-        trace.answer = str(slip(len(found)))
-        trace.steps.append((f"Count {words}", f"{', '.join(found) or 'none'} makes {trace.answer}."))
+        found = [(row, *search_row(scene, row, question.args[0])) for row in range(1, ROWS + 1)]
+        trace.answer = _run([_Reading(f"Search row {row}", said, str(count)) for row, said, count in found], running_word(question), carry, trace, "0")
         trace.conclusion = f"The count is {trace.answer}."
 
 
@@ -212,7 +250,7 @@ def _read_attribute(attribute: str, thing: Thing | None, trace: Trace) -> None:
         trace.conclusion = f"The {attribute} is {trace.answer}."
 
 
-def _reason_chart(question: Question, scene: Chart, slip: Slip, trace: Trace) -> None:
+def _reason_chart(question: Question, scene: Chart, carry: Carry, trace: Trace) -> None:
     colours = [c for c, _ in scene.bars]
     heights = dict(scene.bars)
     if question.family == "height":
@@ -221,49 +259,26 @@ def _reason_chart(question: Question, scene: Chart, slip: Slip, trace: Trace) ->
             trace.steps.append((f"Find the {colour} bar", f"No bar is {colour}."))
             return
         column = COLUMN_NAMES[colours.index(colour)]
-        trace.steps = [
-            (f"Find the {colour} bar", f"{colour} {column}."),
-            (f"Read column {column}", f"{column} {heights[colour]}."),
-        ]
+        trace.steps = [(f"Find the {colour} bar", f"{colour} {column}."), (f"Read {column}", f"{column} {colour} {heights[colour]}.")]
         trace.answer = str(heights[colour])
         trace.conclusion = f"The height is {trace.answer}."
     elif question.family == "extreme-bar":
-        values = [h for _, h in scene.bars]
-        best = max(values) if question.args[0] == "highest" else min(values)
-        listed = ", ".join(f"{n} {c} {h}" for n, (c, h) in zip(COLUMN_NAMES, scene.bars, strict=True))
-        trace.steps.append(("Read the bars", f"{listed}."))
-        trace.steps.append(("Compare", f"The {question.args[0]} of {', '.join(map(str, values))} is {best}."))
-        trace.answer = colours[values.index(best)]
+        readings = [_Reading(f"Read {n}", f"{n} {c} {h}", f"{c} {h}") for n, (c, h) in zip(COLUMN_NAMES, scene.bars, strict=True)]
+        trace.answer = _run(readings, running_word(question), carry, trace).split()[0]
         trace.conclusion = f"The {question.args[0]} bar is {trace.answer}."
     else:
-        _reason_arithmetic(question.args[0], scene, slip, trace)
+        names, legend = re.findall(r"\b[A-Z]\b", question.args[0]), dict(scene.legend)
+        missing = [n for n in names if legend.get(n) not in heights]
+        if missing:
+            trace.steps.append((f"Look up {missing[0]}", f"No {missing[0]} is there."))
+            return
+        items = [(n, legend[n], heights[legend[n]]) for n in names]
+        readings = [_Reading(f"Look up {n}", f"{n} {c} {h}", str(h)) for n, c, h in items]
+        trace.answer = _run(readings, running_word(question), carry, trace)
+        trace.conclusion = f"The result is {trace.answer}."
 
 
-def _reason_arithmetic(expression: str, scene: Chart, slip: Slip, trace: Trace) -> None:
-    names = re.findall(r"\b[A-Z]\b", expression)
-    legend, heights = dict(scene.legend), dict(scene.bars)
-    missing = [n for n in names if legend.get(n) not in heights]
-    if missing:
-        trace.steps.append(("Use the legend", f"No {missing[0]} is there."))
-        return
-    colours = [legend[n] for n in names]
-    values = [heights[c] for c in colours]
-    trace.steps.append(("Use the legend", f"{', '.join(f'{n} {c}' for n, c in zip(names, colours, strict=True))}."))
-    trace.steps.append(("Read the bars", f"{', '.join(f'{c} {v}' for c, v in zip(colours, values, strict=True))}."))
-    trace.answer = str(_add_up(values, "minus" if "minus" in expression else "plus", slip, trace))
-    trace.conclusion = f"The result is {trace.answer}."
-
-
-def _add_up(values: Sequence[int], operator: str, slip: Slip, trace: Trace) -> int:
-    total = values[0]
-    for value in values[1:]:
-        result = slip(total - value if operator == "minus" else total + value)
-        trace.steps.append(("Subtract" if operator == "minus" else "Add", f"{total} {operator} {value} is {result}."))
-        total = result
-    return total
-
-
-def _reason_table(question: Question, scene: Table, slip: Slip, trace: Trace) -> None:
+def _reason_table(question: Question, scene: Table, carry: Carry, trace: Trace) -> None:
     if question.family == "entry":
         cell = question.args[0]
         digit = scene.digits[CELLS.index(cell)]
@@ -271,16 +286,8 @@ def _reason_table(question: Question, scene: Table, slip: Slip, trace: Trace) ->
         trace.answer = str(digit)
         trace.conclusion = f"The number is {digit}."
         return
-    row = question.args[-1]
-    start = (int(row) - 1) * COLUMNS
-    values = scene.digits[start : start + COLUMNS]
-    trace.steps.append((f"Read row {row}", f"{', '.join(f'{n}{row} {v}' for n, v in zip(COLUMN_NAMES, values, strict=True))}."))
-    if question.family == "row-sum":
-        trace.answer = str(_add_up(values, "plus", slip, trace))
-        trace.conclusion = f"The sum is {trace.answer}."
-        return
-    which = question.args[0]
-    best = max(values) if which == "largest" else min(values)
-    trace.steps.append(("Compare", f"The {which} of {', '.join(map(str, values))} is {best}."))
-    trace.answer = str(best)
-    trace.conclusion = f"The {which} number is {best}."
+    row, start = question.args[-1], (int(question.args[-1]) - 1) * COLUMNS
+    values = zip(COLUMN_NAMES, scene.digits[start : start + COLUMNS], strict=True)
+    word = running_word(question)
+    trace.answer = _run([_Reading(f"Read {n}{row}", f"{n}{row} {v}", str(v)) for n, v in values], word, carry, trace)
+    trace.conclusion = f"The sum is {trace.answer}." if word == "sum" else f"The {word} number is {trace.answer}."

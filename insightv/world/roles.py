@@ -13,7 +13,7 @@ from insightv.config import TeacherDials
 from insightv.prompts import CONCLUDE, GENERATOR, JUDGE, SCORER, UNUSABLE
 from insightv.records import AnswerType, Problem, Step
 from insightv.store import derive_seed
-from insightv.world.claims import answerable, believe, go_on, read_claims
+from insightv.world.claims import answerable, believe, go_on, is_thin, read_claims
 from insightv.world.questions import Question, Trace, answer_space, parse
 from insightv.world.scenes import Scene
 from insightv.world.slips import misread, slip, spoil, thin
@@ -118,9 +118,9 @@ def _next_step(question: Question, picture: Picture, said: Sequence[Step], rng: 
     place, skipped = _progress(trace, said)
     if place >= len(trace.steps):
         return _step("Check the result", trace.conclusion or UNKNOWN, True)
-    # Spread so that a chain leaves out one step with the dial's probability, and every step with the same; never the last, nor the first of two sums.
-    optional = [i for i in range(len(trace.steps) - 1) if trace.steps[i][0] != trace.steps[i + 1][0]]
-    if place in optional and not skipped and rng.random() < dials.skipped_step / (len(optional) - dials.skipped_step * optional.index(place)):
+    # Spread so that a chain leaves out one step with the dial's probability, and every step with the same; never the last.
+    optional = len(trace.steps) - 1
+    if place < optional and not skipped and rng.random() < dials.skipped_step / (optional - dials.skipped_step * place):
         place += 1
     risk = min(1.0, dials.misperception * (1 + 3 * (1 - picture.contrast)))
     for claim in read_claims(Step(summary=trace.steps[place][0], reasoning=trace.steps[place][1])):
@@ -177,7 +177,7 @@ def _quality(path: str, asked: Asked, accepted: str) -> tuple[float, str]:
         return 30.0 if right else 10.0, "The path cannot be followed."
     faults = check_steps(steps, asked.question, asked.picture.scene)
     missing = missing_steps(steps, asked.question, asked.picture.scene)
-    short = sum(claim.kind.endswith("in all") for step in steps for claim in read_claims(step))
+    short = sum(is_thin(read_claims(step)) for step in steps)
     value = (30 + 65 * faults.count("") / len(steps) - 12 * missing - 8 * short) * (1 if right else 0.5)
     wrong = [f"step {place} is wrong" for place, fault in enumerate(faults, start=1) if fault]
     remarks = [*wrong, *["steps are missing"] * (missing > 0), *["detail is missing"] * (short > 0), *["the answer is wrong"] * (not right)]

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from random import Random
 from typing import Any
 
@@ -11,13 +11,8 @@ import numpy as np
 from insightv.world.claims import Claim
 from insightv.world.scenes import CELLS, COLOURS, COLUMN_NAMES, COLUMNS, SHAPES, Chart, Grid, Scene, Table, Thing, glyph_mask, shape_mask
 
-_THIN: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
-    (re.compile(r"Row 1: .*"), lambda found: f"Found {len(re.findall(r'[a-d][1-3]', found[0]))}."),
-    (re.compile(r".* makes (\d+)\."), lambda found: f"That makes {found[1]}."),
-    (re.compile(r".* (?:plus|minus) .* is (-?\d+)\."), lambda found: f"That is {found[1]}."),
-    (re.compile(r"The (\w+) of .* is (\d+)\."), lambda found: f"The {found[1]} is {found[2]}."),
-)
-"""Detailed sentences and what is left of them when the detail goes."""
+_RESULT = re.compile(r"(.*, )((?:sum|total|difference|highest|lowest|largest|smallest) (?:\w+ )?)(-?\d+)\.")
+"""A reading with the running result behind it."""
 
 
 def misread(scene: Scene, claim: Claim, risk: float, rng: Random) -> Scene:
@@ -43,7 +38,7 @@ def _misread_grid(scene: Grid, claim: Claim, risk: float, rng: Random) -> Grid:
         cells[place], cells[other] = cells[other], cells[place]
     elif claim.kind in ("holds", "row"):
         for place, cell in enumerate(CELLS):
-            if cell == claim.args[0] or cell[1] == claim.args[0]:
+            if claim.args[0] in (cell, cell[1]):
                 cells[place] = _misread_thing(cells[place], risk, rng)
     return Grid(tuple(cells))
 
@@ -62,8 +57,8 @@ def _misread_thing(thing: Thing | None, risk: float, rng: Random) -> Thing | Non
 def _misread_chart(scene: Chart, claim: Claim, rng: Random) -> Chart:
     colours, heights = ([bar[i] for bar in scene.bars] for i in (0, 1))
     legend = [list(entry) for entry in scene.legend]
-    if claim.kind in ("reaches", "bar", "colour reaches"):
-        place = colours.index(claim.args[0]) if claim.kind == "colour reaches" else COLUMN_NAMES.index(claim.args[0])
+    if claim.kind == "bar" or (claim.kind == "named" and rng.random() < 0.5):
+        place = colours.index(claim.args[1])
         heights[place] = rng.choice([h for h in range(1, 13) if 0 < abs(h - int(heights[place])) <= rng.choice([1, 1, 1, 2])])
     elif claim.kind == "column":
         place = COLUMN_NAMES.index(claim.args[1])
@@ -83,20 +78,18 @@ def _near(name: str, names: Sequence[str], rng: Random) -> str:
 
 
 def slip(text: str, rng: Random) -> str:
-    """A step's text with the number that it computes off by one or, seldom, by two; unchanged if it computes none."""
-    found = re.fullmatch(r"(.* makes |.* (?:plus|minus) .* is )(-?\d+)\.", text)
-    if not found:
+    """A step's text with the sum, difference or total in it off by one or, seldom, by two; unchanged if it has none."""
+    found = _RESULT.fullmatch(text)
+    if not found or found[2].split()[0] not in ("sum", "total", "difference"):
         return text
-    value, off = int(found[2]), rng.choice([-1, 1, -1, 1, -1, 1, -2, 2])
-    return f"{found[1]}{value + off if value + off >= 0 else value + abs(off)}."
+    value, off = int(found[3]), rng.choice([-1, 1, -1, 1, -1, 1, -2, 2])
+    return f"{found[1]}{found[2]}{value + off if value + off >= 0 else value + abs(off)}."
 
 
 def thin(text: str) -> str:
     """A step's text with its result alone, where it has a result."""
-    for pattern, shorten in _THIN:
-        if found := pattern.fullmatch(text):
-            return shorten(found)
-    return text
+    found = _RESULT.fullmatch(text)
+    return f"{found[2].capitalize()}{found[3]}." if found else text
 
 
 def spoil(text: str, value: dict[str, Any], rng: Random) -> str:

@@ -1,51 +1,40 @@
 """Hold reasoning against the scene: is every step right, does it follow, does it concern what was asked, is anything missing?"""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
 from insightv.answers import correct, extract
 from insightv.records import Chain, Problem, Step
-from insightv.world.claims import Claim, answerable, go_on, group_of, read_claims
-from insightv.world.questions import MOVES, Question, Trace, parse, reason
+from insightv.world.claims import Claim, answerable, go_on, is_thin, item_of, read_claims, result_of
+from insightv.world.questions import MOVES, Question, Trace, combine, parse, reason, running_word
 from insightv.world.scenes import CELLS, COLUMN_NAMES, Scene, from_json
 
 Fault = Literal["", "perception", "selection", "arithmetic", "format", "transcription"]
 
-_INFERENCES = ("go", "makes", "best", "sum")
-"""Kinds that conclude from what was said."""
-_SHORT = {"found in all": "row", "makes in all": "makes", "sum in all": "sum", "best in all": "best"}
-"""Kinds that give a result without its detail -> the kind that gives both."""
-_SUBJECTS = {"at": 2, "row": 1, "column": 1, "reaches": 1, "bar": 1, "named": 1, "colour reaches": 1, "shows": 1, "holds": 1, "locate": 1}
+_SUBJECTS = {"at": 2, "row": 2, "column": 1, "bar": 1, "named": 1, "shows": 1, "holds": 1, "locate": 1}
 """Kinds that state facts -> how many of their first arguments say what the fact is about."""
 
 
-def check_step(step: Step, question: Question, scene: Scene) -> bool:
-    """Whether a step is right by itself: facts true of the scene, inferences right in themselves, and all of it about what is asked."""
-    return not step_fault(step, question, scene)
-
-
 def check_steps(steps: Sequence[Step], question: Question, scene: Scene) -> list[Fault]:
-    """For each step of a chain "" or what is wrong with it; beyond `step_fault`, an inference must start from what earlier steps said."""
+    """For each step of a chain "" or what is wrong with it: facts must be true of the scene, inferences follow from what earlier steps said,
+    and all of it concern what was asked."""
+    if not answerable(question, scene):
+        return ["format"] * len(steps)
+    trace = reason(question, scene)
+    known = {claim for step in (*_trace_steps(trace), Step(summary="", reasoning=trace.conclusion)) for claim in read_claims(step)}
     faults: list[Fault] = []
     for place, step in enumerate(steps):
-        fault = step_fault(step, question, scene)
-        if not fault:
-            expected = [(group_of(s), _premise(c)) for s in _trace_steps(go_on(question, scene, steps[:place])) for c in read_claims(s)]
-            said = [_premise(c) for c in read_claims(step) if c.kind in _INFERENCES]
-            fault = "" if all(any(p == other and group_of(step) in ("", group) for group, other in expected) for p in said) else "transcription"
-        faults.append(fault)
+        claims = read_claims(step)
+        found = [_fault(claim, claims, steps[:place], question, scene, known) for claim in claims] or ["format"]
+        faults.append(next((fault for fault in found if fault), ""))
     return faults
 
 
 def missing_steps(steps: Sequence[Step], question: Question, scene: Scene) -> int:
     """How many steps of the reasoning that the question asks for the chain has not, whatever is wrong with those it has."""
-    needed = [_key(step) for step in _trace_steps(reason(question, scene)) if _key(step)[0] != "locate"]
-    for step in steps:
-        kind, group = _key(step)
-        fitting = [key for key in needed if key[0] == kind and group in ("", key[1])]
-        if fitting:
-            needed.remove(fitting[0])
-    return len(needed)
+    needed = Counter(_kind(step) for step in _trace_steps(reason(question, scene))) - Counter(["locate"])
+    return (needed - Counter(map(_kind, steps))).total()
 
 
 def chain_truth(problem: Problem, chain: Chain) -> tuple[float, bool]:
@@ -69,93 +58,58 @@ def error_type(problem: Problem, chain: Chain) -> str:
     return "none" if _answer_right(problem, chain) else "transcription"
 
 
-def step_fault(step: Step, question: Question, scene: Scene) -> Fault:
-    """What is wrong with a step by itself, "" if nothing: `format` where it claims nothing that can be held against the scene."""
-    claims = read_claims(step)
-    if not claims or not answerable(question, scene):
-        return "format"
-    groups = _groups(step, question)
-    if not groups:
-        return "selection"
-    trace = reason(question, scene)
-    return min((_fault(claims, _truths(trace, group)) for group in groups), key=len)
-
-
-def _fault(claims: tuple[Claim, ...], truths: list[tuple[Claim, ...]]) -> Fault:
-    known = {claim for step in truths for claim in step}
-    for claim in claims:
-        if claim.kind in _INFERENCES:
-            if not any(_asks_alike(claim, other) for other in known):
-                return "selection"
-            if not _right_in_itself(claim):
-                return "arithmetic"
-        elif claim.kind in _SHORT:
-            if int(claim.args[-1]) not in _values(_SHORT[claim.kind], truths):
-                return "perception" if claim.kind == "found in all" else "arithmetic"
-        elif claim not in known:
-            alike = [c for c in known if c.kind == claim.kind and _subject(c) == _subject(claim)]
-            return "perception" if alike or claim.kind not in _SUBJECTS else "selection"
-    whole = [{_subject(c) for c in step} for step in truths if {c.kind for c in step} & {c.kind for c in claims} & set(_SUBJECTS)]
-    return "selection" if whole and {_subject(c) for c in claims} not in whole else ""
-
-
-def _right_in_itself(claim: Claim) -> bool:
-    args = claim.args
+def _fault(claim: Claim, claims: Sequence[Claim], before: Sequence[Step], question: Question, scene: Scene, known: set[Claim]) -> Fault:
+    """What is wrong with a claim among those of its step, after the steps before."""
     if claim.kind == "go":
-        dx, dy = MOVES[args[0]]
-        column, row = COLUMN_NAMES.index(args[1][0]) + dx, int(args[1][1]) + dy
-        return column in range(len(COLUMN_NAMES)) and args[2] == f"{COLUMN_NAMES[column]}{row}" and args[2] in CELLS
-    if claim.kind == "makes":
-        return int(args[1]) == len(_listed(args[0]))
-    if claim.kind == "best":
-        values = [int(v) for v in args[1].split(", ")]
-        return int(args[2]) == (max(values) if args[0] in ("highest", "largest") else min(values))
-    return int(args[3]) == (int(args[0]) + int(args[2]) if args[1] == "plus" else int(args[0]) - int(args[2]))
+        if not any(other.kind == "go" and other.args[0] == claim.args[0] for other in known):
+            return "selection"
+        return "arithmetic" if not _moves_rightly(*claim.args) else "" if _premise_stands(claim, before, question, scene) else "transcription"
+    if claim.kind in ("result", "best"):
+        return _result_fault(claim, claims, before, question, known)
+    if claim in known:
+        return ""
+    alike = any(c.kind == claim.kind and _subject(c) == _subject(claim) for c in known)
+    return "perception" if alike or claim.kind not in _SUBJECTS else "selection"
 
 
-def _asks_alike(claim: Claim, other: Claim) -> bool:
-    """Whether two inferences do the same kind of thing: move the same way, look for the same extreme, add or subtract."""
-    word = {"go": 0, "best": 0, "sum": 1}.get(claim.kind)
-    return claim.kind == other.kind and (word is None or claim.args[word] == other.args[word])
+def _result_fault(claim: Claim, claims: Sequence[Claim], before: Sequence[Step], question: Question, known: set[Claim]) -> Fault:
+    word = running_word(question)
+    if claim.args[0] != word:
+        return "selection"
+    if is_thin(claims):
+        return "" if claim in known else "arithmetic"
+    item, result = item_of(claims, word), _running_result(before, word)
+    if not item or not result:
+        return "selection"
+    return "" if combine(word, result, item) == " ".join(claim.args[1:]) else "arithmetic"
 
 
-def _values(kind: str, truths: list[tuple[Claim, ...]]) -> list[int]:
-    if kind == "row":
-        return [sum(len(_listed(c.args[1])) for c in step) for step in truths if step and step[0].kind == "row"]
-    return [int(claim.args[-1]) for step in truths for claim in step if claim.kind == kind]
+def _running_result(steps: Sequence[Step], word: str) -> str:
+    """The result that the next step takes up: the last one said, else the first item read; empty if there is neither."""
+    read = [read_claims(step) for step in steps]
+    first = "0" if word == "total" else next((item for claims in read if (item := item_of(claims, word))), "")
+    return next((result for claims in reversed(read) if (result := result_of(claims, word))), first)
 
 
-def _listed(cells: str) -> list[str]:
-    return [] if cells == "none" else cells.split(", ")
+def _moves_rightly(move: str, start: str, end: str) -> bool:
+    dx, dy = MOVES[move]
+    column, row = COLUMN_NAMES.index(start[0]) + dx, int(start[1]) + dy
+    return column in range(len(COLUMN_NAMES)) and end == f"{COLUMN_NAMES[column]}{row}" and end in CELLS
+
+
+def _premise_stands(claim: Claim, before: Sequence[Step], question: Question, scene: Scene) -> bool:
+    """Whether a move starts where somebody who believes the steps before would start it."""
+    return any(other.args[:2] == claim.args[:2] for step in _trace_steps(go_on(question, scene, before)) for other in read_claims(step) if other.kind == "go")
 
 
 def _subject(claim: Claim) -> tuple[str, ...]:
-    return (claim.kind, *claim.args[: _SUBJECTS.get(claim.kind, len(claim.args))])
+    return claim.args[: _SUBJECTS.get(claim.kind, len(claim.args))]
 
 
-def _premise(claim: Claim) -> tuple[str, ...]:
-    """What an inference starts from: the claim without its result."""
-    return (claim.kind, *claim.args[:-1])
-
-
-def _groups(step: Step, question: Question) -> list[str]:
-    """Sets that a step may be about: its title's if that was asked about, all that were if the title names none."""
-    if question.family != "count":
-        return [""]
-    named = group_of(step)
-    return [named] * (named in question.args) if named else list(question.args)
-
-
-def _truths(trace: Trace, group: str) -> list[tuple[Claim, ...]]:
-    """The claims of each step of a true reasoning and of its conclusion; of searches and counts only those about the set."""
-    steps = [step for step in _trace_steps(trace) if not group or group_of(step) in ("", group)]
-    return [read_claims(step) for step in (*steps, Step(summary="", reasoning=trace.conclusion))]
-
-
-def _key(step: Step) -> tuple[str, str]:
-    """What a step does: the kind of its first claim and the set that its title names."""
+def _kind(step: Step) -> str:
+    """What a step does: the kind of its last claim, which is the running result where it has one."""
     claims = read_claims(step)
-    return (_SHORT.get(claims[0].kind, claims[0].kind) if claims else "", group_of(step))
+    return claims[-1].kind if claims else ""
 
 
 def _trace_steps(trace: Trace) -> list[Step]:
