@@ -11,7 +11,7 @@ from insightv.chain_text import render_chain
 from insightv.records import Chain, Step
 from insightv.world.problems import draw_item, draw_options, is_held_out
 from insightv.world.questions import FAMILIES, GROUPS, MOVES, Question, combine, describe, draw_question, group_words, reason, search_row
-from insightv.world.scenes import CELLS, COLOURS, COLUMN_NAMES, COLUMNS, NAMES, ROWS, SHAPES, Chart, Grid, Scene, Table, kind_of
+from insightv.world.scenes import CELLS, COLOURS, COLUMN_NAMES, COLUMNS, NAMES, ROWS, SHAPES, Chart, Grid, Scene, Table, Thing, kind_of
 
 DIRECT = "\nAnswer directly."
 """How direct answers are asked for in the base's training."""
@@ -122,10 +122,10 @@ def _grid_turn(rng: np.random.Generator, scene: Grid) -> Turn:
             return Turn(f"Where is the {things[0][1]}?", things[0][0], "where")
         found = " ".join(f"{thing} {cell}." for cell, thing in things)
         return Turn(f"Find the {', the '.join(thing for _, thing in things)}.", found, "find one")
+    # Mostly sets that the picture has: where most rows have none, "none" is all that is learnt.
+    there = filled[rng.integers(len(filled))][1] if filled and rng.random() < 0.8 else Thing(str(rng.choice(list(COLOURS))), str(rng.choice(SHAPES)))
     kind = rng.random()
-    colour = str(rng.choice(list(COLOURS))) if kind < 0.6 else None
-    shape = str(rng.choice(SHAPES)) if kind >= 0.6 or kind < 0.2 else None
-    group = group_words(colour, shape)
+    group = group_words(there.colour if kind < 0.6 else None, there.shape if kind >= 0.6 or kind < 0.2 else None)
     rows = [int(row) + 1 for row in rng.permutation(ROWS)[: int(rng.integers(1, ROWS + 1))]]
     rows_found = [search_row(scene, row, group) for row in rows]
     asked = f"Search row {', '.join(map(str, rows))} for {group}"
@@ -250,7 +250,9 @@ def vocabulary_corpus() -> Iterator[str]:
         yield "\n".join(f"### {title}\n{text}" for title, text in trace.steps) + f"\n### Conclusion\n{trace.conclusion}\nAnswer: {trace.answer}\n"
     for _ in range(50):
         yield " ".join((*NAMES, *CELLS, *map(str, range(42)), "A B C D"))
-        yield "\n".join(word for group in GROUPS for word in (group, group.removesuffix("s").removesuffix("e") if "cross" in group else group.removesuffix("s")))
+        yield "\n".join(
+            word for group in GROUPS for word in (group, group.removesuffix("s").removesuffix("e") if "cross" in group else group.removesuffix("s"))
+        )
         yield "<thoughts>\n</thoughts>\n<output></output> Reason step by step. Reason, then answer." + (
             " Judge the reasoning, then answer directly. Now answer directly."
         )
