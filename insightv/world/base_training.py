@@ -66,7 +66,7 @@ def patch_targets(scene: Scene) -> np.ndarray:
 
 
 STEPS = {"vision": 600, "text": 600, "language": 3000}
-"""Updates of the three phases with which the shipped base was trained."""
+"""Updates of the three phases."""
 
 
 def train_base(out: Path, scratch: Path, seed: int, steps: dict[str, int], report: Report) -> dict[str, float]:
@@ -80,6 +80,9 @@ def train_base(out: Path, scratch: Path, seed: int, steps: dict[str, int], repor
     torch.set_num_threads(os.cpu_count() or 1)
     processor = build_processor()
     model = build_model(processor, seed)
+    if in_bfloat16(TrainConfig()):
+        # The backward pass of the fused attention is slow in bfloat16 on a processor: a step of lessons takes 1.3 times as long (docs/benchmarks.md).
+        model.set_attn_implementation("eager")
     train_vision(model, steps=steps["vision"], seed=seed, report=report, checkpoint=scratch / "vision")
     rest: dict[str, Any] = {"seed": seed, "report": report}
     train_language(model, processor, steps=steps["text"], text=1.0, learning_rate=0.02, checkpoint=scratch / "text", **rest)
