@@ -61,8 +61,13 @@ def in_bfloat16(config: TrainConfig) -> bool:
     """Whether this machine trains these settings in bfloat16. A processor that only emulates it is ten times slower than in float32."""
     if config.dtype != "auto":
         return config.dtype == "bfloat16"
+    return torch.cuda.is_available() or processor_has_bfloat16()
+
+
+def processor_has_bfloat16() -> bool:
+    """Whether this machine's processor computes in bfloat16 instead of emulating it."""
     able = torch.cpu.get_capabilities()
-    return torch.cuda.is_available() or any(able.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
+    return any(able.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
 
 
 class _Trainer(Trainer):

@@ -17,9 +17,8 @@ import torch
 from torch.nn import functional
 from transformers import LlavaForConditionalGeneration, LlavaProcessor, PreTrainedTokenizerFast
 
-from insightv.config import TrainConfig
 from insightv.files import replacing
-from insightv.training.run import in_bfloat16
+from insightv.training.run import processor_has_bfloat16
 from insightv.world.lessons import Lesson, draw_lesson
 from insightv.world.muon import Muon
 from insightv.world.problems import draw_item
@@ -80,7 +79,7 @@ def train_base(out: Path, scratch: Path, seed: int, steps: dict[str, int], repor
     torch.set_num_threads(os.cpu_count() or 1)
     processor = build_processor()
     model = build_model(processor, seed)
-    if in_bfloat16(TrainConfig()):
+    if processor_has_bfloat16():
         # The backward pass of the fused attention is slow in bfloat16 on a processor: a step of lessons takes 1.3 times as long (docs/benchmarks.md).
         model.set_attn_implementation("eager")
     train_vision(model, steps=steps["vision"], seed=seed, report=report, checkpoint=scratch / "vision")
@@ -143,7 +142,7 @@ def train_language(
             batches.extend(_lesson_batches(processor.tokenizer, rng, text, known, batch_size, _GROUP))
         inputs, weights = batches.pop()
         weights = weights[:, 1:]
-        with torch.autocast("cpu", torch.bfloat16, enabled=in_bfloat16(TrainConfig())):
+        with torch.autocast("cpu", torch.bfloat16, enabled=processor_has_bfloat16()):
             hidden = model.model(**inputs).last_hidden_state
             logits = model.lm_head(hidden[:, :-1][weights > 0])
         losses = functional.cross_entropy(logits.float(), inputs["input_ids"][:, 1:][weights > 0], reduction="none")
