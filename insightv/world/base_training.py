@@ -64,7 +64,7 @@ def patch_targets(scene: Scene) -> np.ndarray:
     return targets.reshape(-1, len(_HEADS))
 
 
-STEPS = {"vision": 600, "text": 600, "language": 3000}
+STEPS = {"vision": 600, "text": 800, "language": 4400}
 """Updates of the three phases."""
 
 
