@@ -77,7 +77,7 @@ def import_rows(
 
 @app.command(rich_help_panel="Parts of a run")
 def generate(config: ConfigFile, overrides: Overrides, retry_failed: RetryFailed = False) -> None:
-    """Let the teacher write N reasoning chains for every problem."""
+    """Let the teacher write N reasoning chains for every training problem."""
     _run(config, overrides, "generate", retry_failed)
 
 
@@ -89,19 +89,19 @@ def assess(config: ConfigFile, overrides: Overrides, retry_failed: RetryFailed =
 
 @app.command(rich_help_panel="Parts of a run")
 def build(config: ConfigFile, overrides: Overrides) -> None:
-    """Build the data sets from chains and judgements, each row traced in a manifest."""
+    """Build the data sets from chains and judgements, each row traced in a manifest; sets of the reasoner's own chains need it trained first."""
     _run(config, overrides, "build", False)
 
 
 @app.command(rich_help_panel="Parts of a run")
 def train(config: ConfigFile, overrides: Overrides, retry_failed: RetryFailed = False) -> None:
-    """Train both agents, then the rounds of DPO; goes on from the last checkpoint."""
+    """Train both agents, the controls that the rows need and the rounds of DPO; goes on from the last checkpoint."""
     _run(config, overrides, "train", retry_failed)
 
 
 @app.command(rich_help_panel="Parts of a run")
 def evaluate(config: ConfigFile, overrides: Overrides, retry_failed: RetryFailed = False) -> None:
-    """Answer the test split with every row of the table, and compare the rows."""
+    """Answer every split of `systems.splits` with every row of the table, and compare the rows."""
     _run(config, overrides, "evaluate", retry_failed)
 
 

@@ -59,7 +59,7 @@ def build_processor() -> LlavaProcessor:
 
 
 def build_model(processor: LlavaProcessor, seed: int) -> LlavaForConditionalGeneration:
-    """The untrained model, 3.3 million parameters; attention heads 32 wide, the least that vLLM serves."""
+    """The untrained model, 3.8 million parameters; attention heads 32 wide, the least that vLLM serves."""
     torch.manual_seed(seed)
     tokenizer = processor.tokenizer
     vision = CLIPVisionConfig(
