@@ -60,6 +60,7 @@ class Endpoint:
         self._asked_again: set[str] = set()
         self._transport = Transport(config)
         self._part = ImageParts(images)
+        # By schema: whether a request that carried it was ever answered; none while nobody knows.
         self._schemas: dict[str, bool] = {}
 
     @property
@@ -160,7 +161,8 @@ class Endpoint:
                 row = read_completion(await self._transport.post(request_body(self._config.model, messages, sampling, index, self._part, schema=schema)))
             except Refused as error:
                 attempts.append(str(error))
-                if not schema or error.status not in (400, 422) or shape in self._schemas:
+                # What others learnt while this request was under way does not settle it, unless the schema worked for one of them.
+                if not schema or error.status not in (400, 422) or self._schemas.get(shape):
                     return {"error": str(error), "attempts": attempts}
                 # The one fallback: a server that cannot enforce a schema says so with 400; replies are validated anyway.
                 schema = False
@@ -172,7 +174,7 @@ class Endpoint:
                 await asyncio.sleep(_backoff(len(attempts), error.wait if isinstance(error, Stumbled) else 0.0))
             else:
                 if shape:
-                    self._schemas[shape] = schema
+                    self._schemas[shape] = schema or self._schemas.get(shape, False)
                 self._count(read_usage(row["usage"]))
                 return row | {"attempts": attempts}
 

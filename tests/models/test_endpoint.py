@@ -359,6 +359,58 @@ def test_a_schema_is_dropped_once_and_for_good_where_it_is_refused(tmp_path: Pat
     assert asyncio.run(run()) == [True, False, False]
 
 
+@pytest.mark.parametrize("status", [400, 422])
+def test_a_request_under_way_when_the_schema_proves_unsupported_is_not_lost(tmp_path: Path, status: int) -> None:
+    async def run() -> tuple[list[Reply], list[bool]]:
+        learnt = asyncio.Event()
+
+        async def answer(_: Server, body: dict[str, Any]) -> web.Response:
+            if "response_format" not in body:
+                return reply("{}")
+            if body["messages"][0]["content"] == "late":
+                await learnt.wait()
+            return refuse(status, "no response_format")
+
+        async with serving(answer, tmp_path) as (server, endpoint):
+            sampling = Sampling(schema={"type": "object"})
+            late = asyncio.create_task(endpoint.complete([text_message("user", "late")], sampling))
+            while not server.requests:
+                await asyncio.sleep(0.01)
+            first = await endpoint.complete(HELLO, sampling)
+            learnt.set()
+            return first + await late, ["response_format" in body for body in server.requests]
+
+    replies, schemas = asyncio.run(run())
+    assert [(r.finish, r.text) for r in replies] == [("stop", "{}")] * 2
+    assert schemas == [True, True, False, False]
+
+
+def test_a_schema_that_worked_once_is_not_given_up(tmp_path: Path) -> None:
+    async def run() -> list[bool]:
+        refused, accepted = asyncio.Event(), asyncio.Event()
+
+        async def answer(_: Server, body: dict[str, Any]) -> web.Response:
+            if body["messages"][0]["content"] == "odd":
+                if "response_format" in body:
+                    return refuse(400, "this one is too long with a schema")
+                refused.set()
+                await accepted.wait()
+            return reply("{}")
+
+        async with serving(answer, tmp_path) as (server, endpoint):
+            sampling = Sampling(schema={"type": "object"})
+            odd = asyncio.create_task(endpoint.complete([text_message("user", "odd")], sampling))
+            good = asyncio.create_task(endpoint.complete(HELLO, sampling))
+            await refused.wait()
+            await good
+            accepted.set()
+            assert (await odd)[0].text == "{}"
+            await endpoint.complete([text_message("user", "later")], sampling)
+            return ["response_format" in body for body in server.requests if body["messages"][0]["content"] != "odd"]
+
+    assert asyncio.run(run()) == [True, True]
+
+
 def test_a_bad_request_with_an_accepted_schema_is_final(tmp_path: Path) -> None:
     async def run() -> int:
         def answer(_: Server, body: dict[str, Any]) -> web.Response:
