@@ -87,6 +87,29 @@ class Server:
             self.open -= 1
 
 
+@contextlib.asynccontextmanager
+async def front(server: Server, way: str) -> AsyncIterator[int]:
+    """A port that accepts whatever comes, like docker-proxy or ssh -L, and breaks off what it cannot pass on; yields the port."""
+
+    async def pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(2**16):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            inner = await asyncio.open_connection("127.0.0.1", server.port)
+        except ConnectionError:
+            writer.transport.abort() if way == "reset" else writer.close()
+            return
+        await asyncio.gather(pipe(reader, inner[1]), pipe(inner[0], writer))
+
+    async with await asyncio.start_server(accept, "127.0.0.1", 0) as listening:
+        yield listening.sockets[0].getsockname()[1]
+
+
 @pytest.fixture(autouse=True)
 def short_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(endpoint_module, "LONGEST_BACKOFF", 0.01)
@@ -104,6 +127,18 @@ async def serving(answer: Answer, folder: Path, *, retry_failed: bool = False, *
         finally:
             await endpoint.close()
             await server.stop()
+
+
+@contextlib.asynccontextmanager
+async def serving_at(port: int, folder: Path, **config: Any) -> AsyncIterator[Endpoint]:
+    """An endpoint for a port, without further attempts, over the folder's journal."""
+    settings = EndpointConfig(url=f"http://127.0.0.1:{port}/v1", revision="front", timeout=5, retries=0, **config)
+    with Journal(folder / "journal") as journal:
+        endpoint = Endpoint(settings, ImageStore(folder / "images"), journal)
+        try:
+            yield endpoint
+        finally:
+            await endpoint.close()
 
 
 def ask(
@@ -337,6 +372,52 @@ def test_a_gateway_before_a_dead_server_is_an_outage(tmp_path: Path) -> None:
             assert (await asyncio.wait_for(waiting, 10))[0].text == "hi"
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("way", ["reset", "end"])
+def test_a_front_that_breaks_off_every_request_while_the_server_loads_is_an_outage(tmp_path: Path, way: str) -> None:
+    async def run() -> tuple[list[Reply], int]:
+        async with serving(lambda *_: reply(), tmp_path) as (server, _), front(server, way) as port, serving_at(port, tmp_path, max_outage=20) as endpoint:
+            await server.stop()
+            waiting = asyncio.create_task(endpoint.complete(HELLO, Sampling(n=10)))
+            await asyncio.sleep(0.5)
+            assert not waiting.done()
+            await server.start()
+            return await asyncio.wait_for(waiting, 10), len(server.requests)
+
+    replies, requests = asyncio.run(run())
+    assert [r.text for r in replies] == ["hi"] * 10 and requests == 10
+
+
+@pytest.mark.parametrize("way", ["reset", "end"])
+def test_a_front_whose_server_stays_away_ends_the_run_and_loses_nothing(tmp_path: Path, way: str) -> None:
+    async def run() -> None:
+        async with serving(lambda *_: reply(), tmp_path) as (server, _), front(server, way) as port, serving_at(port, tmp_path, max_outage=0.4) as endpoint:
+            await server.stop()
+            begun = time.monotonic()
+            with pytest.raises(EndpointDown, match=rf"127\.0\.0\.1:{port}/v1 was out of reach for 0\.4 s \(.+\); nothing is lost"):
+                await endpoint.complete(HELLO, Sampling(n=5))
+            assert time.monotonic() - begun < 3
+            await server.start()
+            assert (await endpoint.complete(HELLO, Sampling(n=5)))[4].text == "hi"
+
+    asyncio.run(run())
+
+
+def test_a_request_that_ends_the_server_each_time_does_not_go_on_for_ever(tmp_path: Path) -> None:
+    async def answer(server: Server, body: dict[str, Any]) -> web.StreamResponse:
+        if body["messages"][0]["content"] == "hello":
+            # Out of memory: the server is gone, and back again soon.
+            server.models_status = 502
+            asyncio.get_running_loop().call_later(0.1, setattr, server, "models_status", 200)
+            server.current.transport.close()
+        return reply()
+
+    replies, server, endpoint = ask(answer, tmp_path, retries=1, max_outage=20)
+    assert replies[0].finish == "failed" and replies[0].error.startswith("gave up after 2 attempts: ")
+    # Whom an outage hits is asked again for nothing, but once in an attempt.
+    assert len(server.requests) == 4 and endpoint.stats.requests == 2
+    assert ask(lambda *_: reply(), tmp_path, messages=[text_message("user", "other")])[0][0].text == "hi"
 
 
 @pytest.mark.parametrize("status", [401, 403])
