@@ -30,7 +30,7 @@ class Refused(Exception):
 
 
 class Stumbled(Exception):
-    """A failure worth another attempt: 429, 5xx, reset, time-out; `wait` is the server's Retry-After in seconds."""
+    """A failure worth another attempt: 429, 5xx, reset, time-out; `wait` is the server's Retry-After in seconds, `max_outage` at most."""
 
     def __init__(self, reason: str, wait: float = 0.0) -> None:
         super().__init__(reason)
@@ -120,7 +120,9 @@ class Transport:
                     raise Refused(response.status, reason)
                 if response.status in _UNAUTHORISED:
                     raise UserError(f"{self._url} refused the key (HTTP {response.status}); set the environment variable {self._config.api_key_env}: {reason}")
-                stumbled = Stumbled(f"HTTP {response.status}: {reason}", _retry_after(response.headers.get("Retry-After", "")))
+                # A server that wants to be left alone for a day is not waited for longer than one that is gone.
+                wait = min(_retry_after(response.headers.get("Retry-After", "")), self._config.max_outage)
+                stumbled = Stumbled(f"HTTP {response.status}: {reason}", wait)
                 raise _Gateway(stumbled) if response.status in _GATEWAY else stumbled
             yield response
 
@@ -184,5 +186,5 @@ def _retry_after(value: str) -> float:
         pass
     try:
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, OverflowError):
         return 0.0

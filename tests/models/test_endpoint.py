@@ -304,7 +304,7 @@ def test_retry_after_is_honoured_outside_the_slot(tmp_path: Path) -> None:
                 return refuse(429, **{"Retry-After": "1"})
             return reply()
 
-        async with serving(answer, tmp_path, concurrency=1) as (_, endpoint):
+        async with serving(answer, tmp_path, concurrency=1, max_outage=20) as (_, endpoint):
             begun = time.monotonic()
             waiting = asyncio.create_task(endpoint.complete(HELLO, Sampling()))
             await asyncio.sleep(0.1)
@@ -315,6 +315,21 @@ def test_retry_after_is_honoured_outside_the_slot(tmp_path: Path) -> None:
 
     other, waited = asyncio.run(run())
     assert other < 0.8 and waited >= 1
+
+
+@pytest.mark.parametrize(
+    ("value", "waits"),
+    [
+        *((value, True) for value in ("86400", "inf", "1e400", "Fri, 31 Dec 9999 23:59:59 GMT")),
+        *((value, False) for value in ("-5", "-inf", "nan", "soon", "Mon, 01 Jan 0001 00:00:00 -0000")),
+    ],
+)
+def test_no_retry_after_makes_a_request_wait_longer_than_an_outage_may_last(tmp_path: Path, value: str, waits: bool) -> None:
+    begun = time.monotonic()
+    replies, _, endpoint = ask(lambda server, _: refuse(429, **{"Retry-After": value}) if len(server.requests) == 1 else reply(), tmp_path, max_outage=0.5)
+    waited = time.monotonic() - begun
+    assert replies[0].text == "hi" and endpoint.stats.retries == 1
+    assert waited < 3 and (waited >= 0.5 or not waits)
 
 
 def test_no_more_requests_than_slots_are_in_flight(tmp_path: Path) -> None:
