@@ -15,7 +15,7 @@ Facts = dict[str, object]
 
 
 def check(config: Config, run: Run, problem: Problem, problems: int) -> list[Facts]:
-    """One row of facts per role. The chain and the judgements are journalled, so that the run itself does not pay for them again."""
+    """One row of facts per role. Nothing is journalled: what fails here is asked anew by the next check and by the run, and every check pays for itself."""
     return asyncio.run(_check(config, run, problem, problems))
 
 
@@ -25,7 +25,7 @@ async def _check(config: Config, run: Run, problem: Problem, problems: int) -> l
     scored = problems * config.generate.n
     for role, amount in (("generator", scored), ("judge", scored), ("scorer", problems)):
         settings: EndpointConfig = getattr(config.models, role)
-        chat = Endpoint(settings, run.images, run.journal)
+        chat = Endpoint(settings, run.images, None)
         try:
             found = await chat.probe()
             if not found["reachable"]:

@@ -182,7 +182,7 @@ def test_ask_refuses_what_is_no_picture_and_a_run_without_agents(whole: Path, ag
         list(loop.ask(tmp_path / "none", tmp_path / "b.png", "What?"))
 
 
-def test_a_check_says_what_each_role_can_and_pays_for_the_run(tmp_path: Path, counting_teacher: Callable[[TeacherDials], tuple[str, Any]]) -> None:
+def test_a_check_says_what_each_role_can_and_leaves_the_run_as_it_was(tmp_path: Path, counting_teacher: Callable[[TeacherDials], tuple[str, Any]]) -> None:
     url, asked = counting_teacher(TeacherDials())
     config = small(tmp_path / "run", SHIPPED_BASE, *to(url, "price_out=1000"))
     rows = loop.check(config)
@@ -190,11 +190,7 @@ def test_a_check_says_what_each_role_can_and_pays_for_the_run(tmp_path: Path, co
     for row in rows:
         assert row["listed"] and row["json schema"] and row["images"] and row["cost at most"]
     assert str(rows[0]["one item"]).startswith("ok, ") and "verdict True" in str(rows[1]["one item"])
-    paid = set(asked)
-    assert len(paid) == journalled(config.run) >= 5
+    assert asked.total() >= 5 and journalled(config.run) == 0
+    asked.clear()
     loop.run(config, {"generate"})
     assert set(asked.values()) == {1} and asked.total() == journalled(config.run)
-    # The chain of the check is the run's first.
-    first = next(read_records(config.run / "generate" / "chains.jsonl", Chain))
-    assert len(asked) - len(paid) < sum(len(chain.steps) + 1 for chain in read_records(config.run / "generate" / "chains.jsonl", Chain)) * 1.3
-    assert first.status == "ok"

@@ -1,0 +1,136 @@
+"""A check before a run, against a server over loopback that follows a script: it is honest about what works and what the run will take."""
+
+import json
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+import pytest
+
+from insightv import preflight
+from insightv.config import Config
+from insightv.datasets.sources import write_problems
+from insightv.images import encode_png
+from insightv.prompts import CONCLUDE, GENERATOR, JUDGE, SCORER
+from insightv.records import Problem
+from insightv.store import Run
+
+Fault = tuple[int, str]
+ROLES = ("generator", "judge", "scorer")
+USAGE = {"generator": (500, 50), "judge": (200, 20), "scorer": (1000, 0), "probe": (7, 7)}
+"""Tokens (in, out) of a request; the scorer's grow by (100, 10) with each path."""
+
+
+class Scripted:
+    """What the server says, and what it was asked: `asked` counts requests by role, `faults` holds the roles that are refused."""
+
+    def __init__(self) -> None:
+        self.asked: Counter[str] = Counter()
+        self.faults: dict[str, Fault] = {}
+        self.bodies: list[tuple[str, dict[str, Any]]] = []
+        self.url = ""
+
+    def answer(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        role, text = self._role(body), json.dumps(body)
+        self.asked[role] += 1
+        self.bodies.append((role, body))
+        if role in self.faults:
+            return self.faults[role][0], {"error": {"message": self.faults[role][1]}}
+        paths = text.count("PATH ") if role == "scorer" else 0
+        read, written = USAGE[role]
+        usage = {"prompt_tokens": read + 100 * paths, "completion_tokens": written + 10 * paths}
+        message = {"role": "assistant", "content": json.dumps(self._say(role, body, paths))}
+        return 200, {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "usage": usage}
+
+    def _role(self, body: dict[str, Any]) -> str:
+        first = body["messages"][0]
+        known = {GENERATOR: "generator", JUDGE: "judge", SCORER: "scorer"}
+        return known.get(str(first["content"]).split("\n")[0], "probe") if first["role"] == "system" else "probe"
+
+    def _say(self, role: str, body: dict[str, Any], paths: int) -> dict[str, Any]:
+        """Two steps and a conclusion, a verdict, a score for each path."""
+        if role == "judge":
+            return {"reason": "it says so", "verdict": "correct"}
+        if role == "scorer":
+            return {"scores": [{"path": path, "reason": "fine", "score": 70 + path} for path in range(1, paths + 1)]}
+        if role == "generator" and CONCLUDE not in json.dumps(body["messages"][-1]):
+            steps = sum(message["role"] == "assistant" for message in body["messages"])
+            return {"summary": f"Step {steps}", "reasoning": f"Part {steps} is red.", "action": "summary" if steps else "continue"}
+        return {"summary": "It is red.", "answer": "3"}
+
+
+@pytest.fixture
+def script() -> Iterator[Scripted]:
+    """A scripted server that runs in this process."""
+    scripted = Scripted()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            self._send(200, {"object": "list", "data": [{"id": "teacher"}]})
+
+        def do_POST(self) -> None:
+            self._send(*scripted.answer(json.loads(self.rfile.read(int(self.headers["Content-Length"])))))
+
+        def _send(self, status: int, body: dict[str, Any]) -> None:
+            data = json.dumps(body).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        scripted.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        yield scripted
+        server.shutdown()
+        thread.join()
+
+
+Check = Callable[..., dict[str, dict[str, Any]]]
+
+
+@pytest.fixture
+def checked(script: Scripted, tmp_path: Path) -> Check:
+    """Check a run of 10 training problems against the script, with settings on top; gives the facts by role."""
+    run = Run(tmp_path / "run")
+    image = run.images.add(encode_png(PIL.Image.new("RGB", (8, 8), "red")))
+    (run.folder / "problems").mkdir()
+    for split, count in (("train", 10), ("own", 6), ("preference", 4)):
+        problems = [Problem(id=f"{split}{i}", question="How many?", images=(image,), answers=("3",), answer_type="number") for i in range(count)]
+        write_problems(run.folder / "problems" / f"{split}.jsonl", problems)
+    first = Problem(id="train0", question="How many?", images=(image,), answers=("3",), answer_type="number")
+
+    def check(**settings: Any) -> dict[str, dict[str, Any]]:
+        endpoint = {"url": script.url, "revision": "1", "concurrency": 2, "retries": 0, "max_outage": 0.3}
+        models = {role: endpoint | settings.pop(role, {}) for role in ROLES}
+        config = Config.model_validate({"run": str(run.folder), "models": models, "generate": {"n": 2}} | settings)
+        return {str(row["role"]): row for row in preflight.check(config, run, first, 10)}
+
+    return check
+
+
+def journalled(run: Path) -> list[Path]:
+    return list((run / "journal").glob("*.sqlite"))
+
+
+def test_a_check_leaves_nothing_to_the_run_and_takes_nothing_from_an_earlier_one(script: Scripted, checked: Check, tmp_path: Path) -> None:
+    script.faults["generator"] = (400, "no such engine")
+    assert str(checked()["generator"]["one item"]).startswith("failed")
+    assert journalled(tmp_path / "run") == []
+    # Mended, the same question is asked anew, and a second check costs and tells what the first did.
+    script.faults.clear()
+    for _ in range(2):
+        script.asked.clear()
+        facts = checked(generator={"price_in": 10})
+        assert script.asked["generator"] == facts["generator"]["requests"] == 3
+        assert str(facts["generator"]["one item"]).startswith("ok") and facts["generator"]["cost at most"] == pytest.approx(1500 * 10 / 1e6 * 20, abs=0.01)
