@@ -35,8 +35,8 @@ async def _check(config: Config, run: Run, problem: Problem, problems: int) -> l
                 chains = [await progressive(problem, chat, config.generate, seed=config.seed, index=0)]
                 outcome = f"{chains[0].status}, {len(chains[0].steps)} steps, answer {chains[0].answer!r}"
             elif role == "judge":
-                verdict = await assess.verdict(problem, _undecided(chains[0]), chat, config.assess, config.seed)
-                outcome = f"verdict {verdict.correct} by {verdict.by}"
+                verdict = await assess.verdict(*open_case(problem), chat, config.assess, config.seed)
+                outcome = verdict.reason if verdict.correct is None else f"calls a right answer {'correct' if verdict.correct else 'wrong'}"
             else:
                 [score] = await assess.scores(problem, chains, chat, config.assess, config.seed)
                 outcome = f"score {score.value}"
@@ -46,9 +46,10 @@ async def _check(config: Config, run: Run, problem: Problem, problems: int) -> l
     return rows
 
 
-def _undecided(chain: Chain) -> Chain:
-    """The chain with an answer that rules leave to the judge."""
-    return chain.model_copy(update={"answer": f"I would say {chain.answer or 'nothing'}, give or take"})
+def open_case(problem: Problem) -> tuple[Problem, Chain]:
+    """A case that rules leave to the judge, whatever the problem's type of answer: an open question, and a right answer in other words."""
+    chain = Chain(id="check", problem_id=problem.id, model="check", mode="single", index=0, answer=f"I believe it to be {problem.answers[0]}")
+    return problem.model_copy(update={"options": (), "answer_type": "text"}), chain
 
 
 def _facts(role: str, settings: EndpointConfig, found: dict[str, Any], chat: Endpoint, outcome: str, seconds: float, amount: int) -> Facts:

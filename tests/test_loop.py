@@ -189,7 +189,7 @@ def test_a_check_says_what_each_role_can_and_leaves_the_run_as_it_was(tmp_path: 
     assert [row["role"] for row in rows] == ["generator", "judge", "scorer"]
     for row in rows:
         assert row["listed"] and row["json schema"] and row["images"] and row["cost at most"]
-    assert str(rows[0]["one item"]).startswith("ok, ") and "verdict True" in str(rows[1]["one item"])
+    assert str(rows[0]["one item"]).startswith("ok, ") and rows[1]["one item"] == "calls a right answer correct"
     assert asked.total() >= 5 and journalled(config.run) == 0
     asked.clear()
     loop.run(config, {"generate"})

@@ -12,6 +12,7 @@ import PIL.Image
 import pytest
 
 from insightv import preflight
+from insightv.answers import correct, extract
 from insightv.config import Config
 from insightv.datasets.sources import write_problems
 from insightv.images import encode_png
@@ -134,3 +135,22 @@ def test_a_check_leaves_nothing_to_the_run_and_takes_nothing_from_an_earlier_one
         facts = checked(generator={"price_in": 10})
         assert script.asked["generator"] == facts["generator"]["requests"] == 3
         assert str(facts["generator"]["one item"]).startswith("ok") and facts["generator"]["cost at most"] == pytest.approx(1500 * 10 / 1e6 * 20, abs=0.01)
+
+
+def test_the_judge_is_asked_what_no_rule_can_settle(script: Scripted, checked: Check) -> None:
+    facts = checked()
+    assert script.asked["judge"] == facts["judge"]["requests"] == 1 and facts["judge"]["tokens in/out"] == "200/20"
+    [body] = [body for role, body in script.bodies if role == "judge"]
+    case = json.loads(body["messages"][-1]["content"])
+    assert case["question"] == "How many?" and case["ground_truth"] == ["3"] and case["answer"] == "I believe it to be 3"
+    assert facts["judge"]["one item"] == "calls a right answer correct"
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [{"answers": ["3"], "answer_type": "number"}, {"answers": ["red", "A"], "options": ["red", "blue"], "answer_type": "choice"}]
+    + [{"answers": [answer], "answer_type": kind} for answer, kind in (("yes", "yes_no"), ("a \\boxed{3} box", "text"), ("Answer: 3", "text"), ("", "text"))],
+)
+def test_rules_leave_the_case_of_a_check_to_the_judge(answers: dict[str, Any]) -> None:
+    problem, chain = preflight.open_case(Problem(id="a", question="What?", **answers))
+    assert correct(extract(chain.answer, problem) or chain.answer, problem) is None
