@@ -56,11 +56,18 @@ def run(config: ConfigFile, overrides: Overrides, retry_failed: RetryFailed = Fa
 
 @app.command(rich_help_panel="Whole runs")
 def check(config: ConfigFile, overrides: Overrides) -> None:
-    """Probe every endpoint, make one chain and one judgement per role, and project time and cost before anything large is spent."""
-    settings = load_config(config, overrides)
-    from insightv import loop
+    """Probe every endpoint, make one chain and one judgement per role, and project time and cost before anything large is spent.
 
-    _show("Check", loop.check(settings))
+    What went wrong is said in a line each, and when a role cannot do its part the exit code is 2. Nothing is journalled: a check can be repeated.
+    """
+    settings = load_config(config, overrides)
+    from insightv import loop, preflight
+
+    rows = loop.check(settings)
+    _show("Check", preflight.sheet(rows))
+    for line in preflight.remarks(rows):
+        typer.echo(line)
+    preflight.demand(rows)
 
 
 @app.command("import", rich_help_panel="Parts of a run")

@@ -1,6 +1,7 @@
 """A check before a run, against a server over loopback that follows a script: it is honest about what works and what the run will take."""
 
 import json
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ from typing import Any
 import PIL.Image
 import pytest
 
-from insightv import preflight
+from insightv import cli, preflight
 from insightv.answers import correct, extract
 from insightv.config import Config
 from insightv.datasets.sources import write_problems
@@ -20,6 +21,7 @@ from insightv.prompts import CONCLUDE, GENERATOR, JUDGE, SCORER
 from insightv.records import Problem
 from insightv.store import Run
 
+SMALL = Path(__file__).parent / "small.yaml"
 Fault = tuple[int, str]
 ROLES = ("generator", "judge", "scorer")
 USAGE = {"generator": (500, 50), "judge": (200, 20), "scorer": (1000, 0), "probe": (7, 7)}
@@ -27,11 +29,12 @@ USAGE = {"generator": (500, 50), "judge": (200, 20), "scorer": (1000, 0), "probe
 
 
 class Scripted:
-    """What the server says, and what it was asked: `asked` counts requests by role, `faults` holds the roles that are refused."""
+    """What the server says, and what it was asked: `asked` counts requests by role, `faults` holds the roles that are refused, `lacks` fields."""
 
     def __init__(self) -> None:
         self.asked: Counter[str] = Counter()
         self.faults: dict[str, Fault] = {}
+        self.lacks: set[str] = set()
         self.bodies: list[tuple[str, dict[str, Any]]] = []
         self.url = ""
 
@@ -39,6 +42,8 @@ class Scripted:
         role, text = self._role(body), json.dumps(body)
         self.asked[role] += 1
         self.bodies.append((role, body))
+        for field in self.lacks & body.keys():
+            return 400, {"error": {"message": f"no {field}"}}
         if role in self.faults:
             return self.faults[role][0], {"error": {"message": self.faults[role][1]}}
         paths = text.count("PATH ") if role == "scorer" else 0
@@ -126,7 +131,7 @@ def journalled(run: Path) -> list[Path]:
 
 def test_a_check_leaves_nothing_to_the_run_and_takes_nothing_from_an_earlier_one(script: Scripted, checked: Check, tmp_path: Path) -> None:
     script.faults["generator"] = (400, "no such engine")
-    assert str(checked()["generator"]["one item"]).startswith("failed")
+    assert not checked()["generator"]["ready"]
     assert journalled(tmp_path / "run") == []
     # Mended, the same question is asked anew, and a second check costs and tells what the first did.
     script.faults.clear()
@@ -154,3 +159,70 @@ def test_the_judge_is_asked_what_no_rule_can_settle(script: Scripted, checked: C
 def test_rules_leave_the_case_of_a_check_to_the_judge(answers: dict[str, Any]) -> None:
     problem, chain = preflight.open_case(Problem(id="a", question="What?", **answers))
     assert correct(extract(chain.answer, problem) or chain.answer, problem) is None
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_what_a_role_fails_at_is_said_and_the_others_are_looked_at_all_the_same(script: Scripted, checked: Check, role: str) -> None:
+    script.faults[role] = (404, "no such engine")
+    rows = checked()
+    assert [name for name, row in rows.items() if not row["ready"]] == ([role, "scorer"] if role == "generator" else [role])
+    assert any("HTTP 404: no such engine" in line for line in rows[role]["reasons"])
+    assert all(script.asked[other] for other in ROLES if other != "scorer")
+    lines = preflight.remarks(list(rows.values()))
+    assert all("\n" not in line and line.split(":")[0] in (role, "scorer") for line in lines)
+    if role == "generator":
+        assert "scorer: not asked, because there is no chain to score" in lines
+
+
+def test_who_is_out_of_reach_or_refuses_the_key_is_said(script: Scripted, checked: Check) -> None:
+    script.faults["judge"] = (401, "who are you?")
+    rows = checked(generator={"url": "http://127.0.0.1:9/v1"})
+    assert not rows["generator"]["ready"] and rows["generator"]["listed"] == "unknown"
+    assert rows["generator"]["reasons"][0].startswith("http://127.0.0.1:9/v1 cannot be reached: ")
+    assert not rows["judge"]["ready"] and "set the environment variable OPENAI_API_KEY: who are you?" in rows["judge"]["reasons"][0]
+
+
+def test_a_chain_or_a_reply_that_cannot_be_used_is_a_failure_with_its_defects(script: Scripted, checked: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(script, "_say", lambda role, *_: {"summary": ""} if role != "probe" else {"answer": "ready"})
+    rows = checked()
+    assert not any(row["ready"] for row in rows.values())
+    assert rows["generator"]["reasons"] == ["the chain is not usable after 3 tries: a required text is empty; a required key is missing"]
+    assert rows["judge"]["reasons"] == ["not judged: a required key is missing"]
+
+
+def test_what_a_server_lacks_is_said_but_does_not_stop_a_run_that_goes_without(script: Scripted, checked: Check) -> None:
+    script.lacks = {"response_format"}
+    rows = checked(judge={"model": "other"})
+    assert all(row["ready"] and row["json schema"] == "no" for row in rows.values())
+    assert rows["generator"]["reasons"] == ["json_schema: HTTP 400: no response_format"]
+    assert rows["judge"]["listed"] == "no" and rows["judge"]["reasons"][0].endswith("/v1/models does not list 'other'")
+
+
+def test_a_judge_that_the_run_does_not_ask_need_not_be_there(script: Scripted, checked: Check) -> None:
+    judge = checked(judge={"url": "http://127.0.0.1:9/v1"}, assess={"rules_only": True})["judge"]
+    assert judge["ready"] and judge["one item"] == "not asked: assess.rules_only" and not judge["reasons"]
+
+
+def called(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["insightv", *arguments])
+    try:
+        cli.main()
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+def test_the_command_shows_reasons_and_ends_with_2_until_all_is_well(
+    script: Scripted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = [f"run={tmp_path / 'run'}", *(f"models.{role}={{url: '{script.url}', revision: '1', retries: 0}}" for role in ROLES)]
+    arguments = ["check", str(SMALL), *(word for setting in settings for word in ("-o", setting))]
+    script.faults["judge"] = (400, "text [/] too long")
+    assert called(monkeypatch, *arguments) == 2
+    out, err = capsys.readouterr()
+    assert "judge: not judged: HTTP 400: text [/] too long" in out.splitlines()
+    assert err == "insightv: not ready for a run: judge; mend what is said above and check again\n"
+    script.faults.clear()
+    assert called(monkeypatch, *arguments) == 0
+    out, err = capsys.readouterr()
+    assert all(word in out for word in ("generator", "teacher@1", "a right answer")) and "HTTP 400" not in out and not err

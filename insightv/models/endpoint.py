@@ -98,7 +98,7 @@ class Endpoint:
         """Facts for `insightv check`, from at most three small requests that are not journalled.
 
         Keys: `reachable`; `listed` (None without a list of models); `answers`; `seconds` of a request; `json_schema` and
-        `image`, whether accepted; `error`, the first failure's words.
+        `image`, whether accepted; `error`, what the failures said.
         """
         facts: dict[str, Any] = {"reachable": False, "listed": None, "answers": False, "seconds": None, "json_schema": False, "image": False, "error": ""}
         try:
@@ -108,16 +108,19 @@ class Endpoint:
         names = [model.get("id") for model in listed.get("data") or () if isinstance(model, dict)] if isinstance(listed, dict) else None
         facts |= {"reachable": True, "listed": None if names is None else self._config.model in names}
         requests = _probes(self._config.model, self._with_extra(Sampling(max_tokens=64)))
+        failures: list[str] = []
         for name, body in requests.items():
             begun = time.monotonic()
             try:
                 read_completion(await self._transport.post(body))
                 facts[name] = True
-            except (Refused, Stumbled, BrokenReply, EndpointDown) as error:
-                facts["error"] = facts["error"] or f"{name}: {error}"
+            except (Refused, Stumbled, BrokenReply) as error:
+                failures.append(f"{name}: {error}")
+            except EndpointDown as error:
+                return facts | {"reachable": False, "error": str(error)}
             if name == "answers":
                 facts["seconds"] = time.monotonic() - begun
-        return facts
+        return facts | {"error": "; ".join(failures)}
 
     async def close(self) -> None:
         """End the connections."""

@@ -591,6 +591,8 @@ def test_a_probe_tells_capabilities_apart(tmp_path: Path) -> None:
     facts = asyncio.run(probe(text_only, tmp_path / "a"))
     assert 0 < facts.pop("seconds") < 5
     assert facts == {"reachable": True, "listed": True, "answers": True, "json_schema": True, "image": False, "error": "image: HTTP 400: text only"}
+    plain = asyncio.run(probe(lambda _, body: text_only(_, body) if "response_format" not in body else refuse(400, "no schema"), tmp_path / "d"))
+    assert plain["answers"] and plain["error"] == "json_schema: HTTP 400: no schema; image: HTTP 400: text only"
     assert asyncio.run(probe(lambda *_: reply(), tmp_path / "b", model="misspelt"))["listed"] is False
     down = asyncio.run(probe(lambda *_: reply(), tmp_path / "c", url="http://127.0.0.1:9/v1"))
     assert down["reachable"] is False and "cannot be reached" in down["error"]
