@@ -56,7 +56,10 @@ def run(config: ConfigFile, overrides: Overrides, retry_failed: RetryFailed = Fa
 
 @app.command(rich_help_panel="Whole runs")
 def check(config: ConfigFile, overrides: Overrides) -> None:
-    """Probe every endpoint, make one chain and one judgement per role, and project time and cost before anything large is spent.
+    """Probe every endpoint, give each role a piece of its work, and project requests, tokens, hours and cost of generator, judge and scorer.
+
+    Projected are all stages that ask an endpoint of the config, with what that assumes. The hours of the trainings are not in it, nor those in which
+    the run's own models write and answer.
 
     What went wrong is said in a line each, and when a role cannot do its part the exit code is 2. Nothing is journalled: a check can be repeated.
     """
@@ -65,7 +68,7 @@ def check(config: ConfigFile, overrides: Overrides) -> None:
 
     rows = loop.check(settings)
     _show("Check", preflight.sheet(rows))
-    for line in preflight.remarks(rows):
+    for line in (*preflight.remarks(rows), *preflight.ASSUMED):
         typer.echo(line)
     preflight.demand(rows)
 

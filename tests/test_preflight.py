@@ -3,6 +3,7 @@
 import json
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,9 +13,9 @@ from typing import Any
 import PIL.Image
 import pytest
 
-from insightv import cli, preflight
+from insightv import cli, loop, preflight
 from insightv.answers import correct, extract
-from insightv.config import Config
+from insightv.config import Config, load_config
 from insightv.datasets.sources import write_problems
 from insightv.images import encode_png
 from insightv.prompts import CONCLUDE, GENERATOR, JUDGE, SCORER
@@ -35,6 +36,9 @@ class Scripted:
         self.asked: Counter[str] = Counter()
         self.faults: dict[str, Fault] = {}
         self.lacks: set[str] = set()
+        self.seconds = 0.0
+        self.reports = True
+        self.most_paths = 100
         self.bodies: list[tuple[str, dict[str, Any]]] = []
         self.url = ""
 
@@ -48,9 +52,12 @@ class Scripted:
             return self.faults[role][0], {"error": {"message": self.faults[role][1]}}
         paths = text.count("PATH ") if role == "scorer" else 0
         read, written = USAGE[role]
+        if paths > self.most_paths:
+            return 400, {"error": {"message": "too long"}}
+        time.sleep(self.seconds)
         usage = {"prompt_tokens": read + 100 * paths, "completion_tokens": written + 10 * paths}
         message = {"role": "assistant", "content": json.dumps(self._say(role, body, paths))}
-        return 200, {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "usage": usage}
+        return 200, {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "usage": usage if self.reports else None}
 
     def _role(self, body: dict[str, Any]) -> str:
         first = body["messages"][0]
@@ -138,13 +145,13 @@ def test_a_check_leaves_nothing_to_the_run_and_takes_nothing_from_an_earlier_one
     for _ in range(2):
         script.asked.clear()
         facts = checked(generator={"price_in": 10})
-        assert script.asked["generator"] == facts["generator"]["requests"] == 3
-        assert str(facts["generator"]["one item"]).startswith("ok") and facts["generator"]["cost at most"] == pytest.approx(1500 * 10 / 1e6 * 20, abs=0.01)
+        assert script.asked["generator"] == 3 and facts["generator"]["it took"].startswith("3 requests, 1500/150 tokens, ")
+        assert facts["generator"]["one item"].startswith("ok") and facts["generator"]["cost"] == pytest.approx(20 * 1500 * 10 / 1e6)
 
 
 def test_the_judge_is_asked_what_no_rule_can_settle(script: Scripted, checked: Check) -> None:
     facts = checked()
-    assert script.asked["judge"] == facts["judge"]["requests"] == 1 and facts["judge"]["tokens in/out"] == "200/20"
+    assert script.asked["judge"] == 1 and facts["judge"]["it took"].startswith("1 request, 200/20 tokens, ")
     [body] = [body for role, body in script.bodies if role == "judge"]
     case = json.loads(body["messages"][-1]["content"])
     assert case["question"] == "How many?" and case["ground_truth"] == ["3"] and case["answer"] == "I believe it to be 3"
@@ -203,6 +210,88 @@ def test_a_judge_that_the_run_does_not_ask_need_not_be_there(script: Scripted, c
     assert judge["ready"] and judge["one item"] == "not asked: assess.rules_only" and not judge["reasons"]
 
 
+def test_all_that_the_run_asks_of_a_teacher_is_projected(checked: Check) -> None:
+    rows = checked(judge={"price_out": 100}, scorer={"price_in": 1, "price_out": 10})
+    # 20 training chains, 6 own ones, and 8 of each of 4 problems in 3 rounds.
+    assert [row["in the run"] for row in rows.values()] == ["20 chains", "up to 122 verdicts", "up to 22 scorings"]
+    assert [row["requests"] for row in rows.values()] == [60, 122, 22]
+    # The scorer sees 2 paths of each of 10 problems, and 8 of each of 4 three times.
+    assert [row["tokens in"] for row in rows.values()] == [20 * 1500, 122 * 200, 10 * 1200 + 12 * 1800]
+    assert [row["tokens out"] for row in rows.values()] == [20 * 150, 122 * 20, 10 * 20 + 12 * 80]
+    assert rows["generator"]["cost"] == "no prices set: price_in, price_out"
+    assert rows["judge"]["cost"] == pytest.approx(122 * 20 * 100 / 1e6) and rows["scorer"]["cost"] == pytest.approx((33_600 + 1_160 * 10) / 1e6)
+
+
+def test_hours_are_shared_by_the_requests_that_the_run_has_in_flight(script: Scripted, checked: Check) -> None:
+    script.seconds = 0.05
+    for concurrency, problems, lanes in ((2, 256, 2), (64, 3, 3), (64, 256, 20)):
+        facts = checked(generator={"concurrency": concurrency}, generate={"n": 2, "open_problems": problems})["generator"]
+        seconds = float(facts["it took"].split()[-2])
+        assert seconds >= 0.15 and facts["hours"] * 3600 == pytest.approx(seconds * 20 / lanes, abs=0.005 * 20 / lanes + 1e-6)
+
+
+def test_requests_that_a_run_sends_but_once_are_not_projected(script: Scripted, checked: Check) -> None:
+    script.lacks = {"response_format"}
+    rows = checked()
+    assert script.asked["generator"] == 5 and rows["generator"]["requests"] == 60 and rows["judge"]["requests"] == 122
+
+
+def test_what_cannot_be_known_is_not_given_as_nothing(script: Scripted, checked: Check) -> None:
+    script.faults["judge"] = (400, "no")
+    script.reports = False
+    rows = checked(generator={"price_in": 1})
+    projected = ("requests", "tokens in", "tokens out", "hours", "cost")
+    assert {rows["judge"][name] for name in projected} == {"unknown"}
+    assert (
+        rows["generator"]["requests"] == 60 and rows["generator"]["tokens in"] == "not reported" and rows["generator"]["cost"] == "unknown: no tokens reported"
+    )
+    nothing = checked(assess={"rules_only": True}, judge={"price_in": 1})["judge"]
+    assert [nothing[name] for name in projected] == [0, 0, 0, 0, 0]
+
+
+def test_a_scorer_that_cannot_read_as_many_paths_as_a_round_shows_is_found(script: Scripted, checked: Check) -> None:
+    script.most_paths = 4
+    scorer = checked()["scorer"]
+    assert not scorer["ready"] and scorer["reasons"] == ["8 paths in one request: not scored: HTTP 400: too long"]
+    assert checked(dpo={"n": 4})["scorer"]["ready"]
+
+
+@pytest.mark.parametrize("config", ["demo", "laptop", "paper"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        [],
+        ["systems.rows=[base, base-reasoned]"],
+        ["systems.rows=[base]", "world=null"],
+        ["systems.rows=[single]", "world=null"],
+        ["systems.rows=[summarizer]"],
+        ["systems.rows=[single-fair]"],
+        ["systems.rows=[reasoner]", "dpo.rounds=0"],
+        ["systems.rows=[pair+dpo1, base]", "dpo.rounds=3"],
+        ["systems.rows=[pair]", "summary.own_chains=dpo", "dpo.rounds=0"],
+        ["dpo.pairs_from=teacher"],
+    ],
+    ids=str,
+)
+def test_the_work_of_a_teacher_is_that_of_the_plan(config: str, settings: list[str]) -> None:
+    known = load_config(SMALL.parent.parent / "configs" / f"{config}.yaml", settings)
+    needed = loop._needed(loop.plan(known))
+    work = preflight.teacher_work(known, {"train": 9, "own": 5, "preference": 7})
+    assert sorted(batch.stage for batch in work) == sorted(name for name in needed if name.endswith("assess"))
+    assert any(batch.generated for batch in work) == ("generate" in needed)
+
+
+def test_chains_of_the_last_round_need_all_rounds() -> None:
+    known = Config.model_validate({"systems": {"rows": ["pair"]}, "summary": {"own_chains": "dpo"}, "dpo": {"rounds": 2, "problems": 5}})
+    work = preflight.teacher_work(known, {"train": 9, "own": 4, "preference": 7})
+    assert {batch.stage: (batch.problems, batch.n, batch.scored) for batch in work} == {
+        "assess": (9, 3, True),
+        "dpo-chains-assess": (4, 1, False),
+        "round1-chains-assess": (5, 8, True),
+        "round2-chains-assess": (5, 8, True),
+    }
+
+
 def called(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     monkeypatch.setattr(sys, "argv", ["insightv", *arguments])
     try:
@@ -226,3 +315,6 @@ def test_the_command_shows_reasons_and_ends_with_2_until_all_is_well(
     assert called(monkeypatch, *arguments) == 0
     out, err = capsys.readouterr()
     assert all(word in out for word in ("generator", "teacher@1", "a right answer")) and "HTTP 400" not in out and not err
+    assert all(line in out.splitlines() for line in preflight.ASSUMED)
+    assert called(monkeypatch, "check", "--help") == 0
+    assert "hours of the trainings are not in it" in " ".join(capsys.readouterr().out.replace("│", "").split())

@@ -33,6 +33,7 @@ class Stats:
     requests: int = 0
     """Requests sent, further attempts included."""
     retries: int = 0
+    """Those among them that asked once more, after a failure or a refused schema."""
     journalled: int = 0
     """Replies that the journal gave for nothing."""
     failed: int = 0
@@ -169,6 +170,7 @@ class Endpoint:
                     return {"error": str(error), "attempts": attempts}
                 # The one fallback: a server that cannot enforce a schema says so with 400; replies are validated anyway.
                 schema = False
+                self.stats.retries += 1
             except (Stumbled, BrokenReply) as error:
                 attempts.append(str(error))
                 if len(attempts) > self._config.retries:
