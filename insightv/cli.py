@@ -56,11 +56,21 @@ def run(config: ConfigFile, overrides: Overrides, retry_failed: RetryFailed = Fa
 
 @app.command(rich_help_panel="Whole runs")
 def check(config: ConfigFile, overrides: Overrides) -> None:
-    """Probe every endpoint, make one chain and one judgement per role, and project time and cost before anything large is spent."""
-    settings = load_config(config, overrides)
-    from insightv import loop
+    """Probe every endpoint, give each role a piece of its work, and project requests, tokens, hours and cost of generator, judge and scorer.
 
-    _show("Check", loop.check(settings))
+    Projected are all stages that ask an endpoint of the config, with what that assumes. The hours of the trainings are not in it, nor those in which
+    the run's own models write and answer.
+
+    What went wrong is said in a line each, and when a role cannot do its part the exit code is 2. Nothing is journalled: a check can be repeated.
+    """
+    settings = load_config(config, overrides)
+    from insightv import loop, preflight
+
+    rows = loop.check(settings)
+    _show("Check", preflight.sheet(rows))
+    for line in (*preflight.remarks(rows), *preflight.ASSUMED):
+        typer.echo(line)
+    preflight.demand(rows)
 
 
 @app.command("import", rich_help_panel="Parts of a run")

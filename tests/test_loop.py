@@ -136,8 +136,8 @@ def test_an_endpoint_out_of_reach_ends_the_run_and_the_check(tmp_path: Path) -> 
     config = small(tmp_path / "run", SHIPPED_BASE, *to("http://127.0.0.1:1/v1", "max_outage=0.3"))
     with pytest.raises(EndpointDown, match=r"^http://127\.0\.0\.1:1/v1 was out of reach for 0\.3 s"):
         loop.run(config)
-    with pytest.raises(UserError, match=r"^models\.generator: no answer from http://127\.0\.0\.1:1/v1"):
-        loop.check(config)
+    for row in loop.check(config):
+        assert not row["ready"] and "http://127.0.0.1:1/v1 cannot be reached: " in str(row["reasons"])
     # What did not need it is done, what did was begun.
     states = {str(row["stage"]): row["state"] for row in loop.status(config.run)}
     assert (states["problems"], states["generate"], states["assess"]) == ("done", "begun", "to do")
@@ -182,19 +182,15 @@ def test_ask_refuses_what_is_no_picture_and_a_run_without_agents(whole: Path, ag
         list(loop.ask(tmp_path / "none", tmp_path / "b.png", "What?"))
 
 
-def test_a_check_says_what_each_role_can_and_pays_for_the_run(tmp_path: Path, counting_teacher: Callable[[TeacherDials], tuple[str, Any]]) -> None:
+def test_a_check_says_what_each_role_can_and_leaves_the_run_as_it_was(tmp_path: Path, counting_teacher: Callable[[TeacherDials], tuple[str, Any]]) -> None:
     url, asked = counting_teacher(TeacherDials())
     config = small(tmp_path / "run", SHIPPED_BASE, *to(url, "price_out=1000"))
     rows = loop.check(config)
     assert [row["role"] for row in rows] == ["generator", "judge", "scorer"]
     for row in rows:
-        assert row["listed"] and row["json schema"] and row["images"] and row["cost at most"]
-    assert str(rows[0]["one item"]).startswith("ok, ") and "verdict True" in str(rows[1]["one item"])
-    paid = set(asked)
-    assert len(paid) == journalled(config.run) >= 5
+        assert row["ready"] and row["listed"] == row["json schema"] == row["images"] == "yes" and row["cost"] > 0
+    assert str(rows[0]["one item"]).startswith("ok, ") and rows[1]["one item"] == "calls a right answer correct"
+    assert asked.total() >= 5 and journalled(config.run) == 0
+    asked.clear()
     loop.run(config, {"generate"})
     assert set(asked.values()) == {1} and asked.total() == journalled(config.run)
-    # The chain of the check is the run's first.
-    first = next(read_records(config.run / "generate" / "chains.jsonl", Chain))
-    assert len(asked) - len(paid) < sum(len(chain.steps) + 1 for chain in read_records(config.run / "generate" / "chains.jsonl", Chain)) * 1.3
-    assert first.status == "ok"

@@ -33,6 +33,7 @@ class Stats:
     requests: int = 0
     """Requests sent, further attempts included."""
     retries: int = 0
+    """Those among them that asked once more, after a failure or a refused schema."""
     journalled: int = 0
     """Replies that the journal gave for nothing."""
     failed: int = 0
@@ -60,6 +61,7 @@ class Endpoint:
         self._asked_again: set[str] = set()
         self._transport = Transport(config)
         self._part = ImageParts(images)
+        # By schema: whether a request that carried it was ever answered; none while nobody knows.
         self._schemas: dict[str, bool] = {}
 
     @property
@@ -97,7 +99,7 @@ class Endpoint:
         """Facts for `insightv check`, from at most three small requests that are not journalled.
 
         Keys: `reachable`; `listed` (None without a list of models); `answers`; `seconds` of a request; `json_schema` and
-        `image`, whether accepted; `error`, the first failure's words.
+        `image`, whether accepted; `error`, what the failures said.
         """
         facts: dict[str, Any] = {"reachable": False, "listed": None, "answers": False, "seconds": None, "json_schema": False, "image": False, "error": ""}
         try:
@@ -107,16 +109,19 @@ class Endpoint:
         names = [model.get("id") for model in listed.get("data") or () if isinstance(model, dict)] if isinstance(listed, dict) else None
         facts |= {"reachable": True, "listed": None if names is None else self._config.model in names}
         requests = _probes(self._config.model, self._with_extra(Sampling(max_tokens=64)))
+        failures: list[str] = []
         for name, body in requests.items():
             begun = time.monotonic()
             try:
                 read_completion(await self._transport.post(body))
                 facts[name] = True
-            except (Refused, Stumbled, BrokenReply, EndpointDown) as error:
-                facts["error"] = facts["error"] or f"{name}: {error}"
+            except (Refused, Stumbled, BrokenReply) as error:
+                failures.append(f"{name}: {error}")
+            except EndpointDown as error:
+                return facts | {"reachable": False, "error": str(error)}
             if name == "answers":
                 facts["seconds"] = time.monotonic() - begun
-        return facts
+        return facts | {"error": "; ".join(failures)}
 
     async def close(self) -> None:
         """End the connections."""
@@ -160,10 +165,12 @@ class Endpoint:
                 row = read_completion(await self._transport.post(request_body(self._config.model, messages, sampling, index, self._part, schema=schema)))
             except Refused as error:
                 attempts.append(str(error))
-                if not schema or error.status not in (400, 422) or shape in self._schemas:
+                # What others learnt while this request was under way does not settle it, unless the schema worked for one of them.
+                if not schema or error.status not in (400, 422) or self._schemas.get(shape):
                     return {"error": str(error), "attempts": attempts}
                 # The one fallback: a server that cannot enforce a schema says so with 400; replies are validated anyway.
                 schema = False
+                self.stats.retries += 1
             except (Stumbled, BrokenReply) as error:
                 attempts.append(str(error))
                 if len(attempts) > self._config.retries:
@@ -172,7 +179,7 @@ class Endpoint:
                 await asyncio.sleep(_backoff(len(attempts), error.wait if isinstance(error, Stumbled) else 0.0))
             else:
                 if shape:
-                    self._schemas[shape] = schema
+                    self._schemas[shape] = schema or self._schemas.get(shape, False)
                 self._count(read_usage(row["usage"]))
                 return row | {"attempts": attempts}
 

@@ -30,7 +30,7 @@ class Refused(Exception):
 
 
 class Stumbled(Exception):
-    """A failure worth another attempt: 429, 5xx, reset, time-out; `wait` is the server's Retry-After in seconds."""
+    """A failure worth another attempt: 429, 5xx, reset, time-out; `wait` is the server's Retry-After in seconds, `max_outage` at most."""
 
     def __init__(self, reason: str, wait: float = 0.0) -> None:
         super().__init__(reason)
@@ -41,7 +41,8 @@ class Transport:
     """Connections to one endpoint. It belongs to the event loop of its first request.
 
     While the endpoint cannot be reached every request waits outside its slot, one probe at a time tries the door, and
-    after `max_outage` seconds all waiting requests raise `EndpointDown`. A refused key is a `UserError`.
+    after `max_outage` seconds all waiting requests raise `EndpointDown`. A refused key is a `UserError`. A gateway's error
+    or a connection that broke off is an outage if a probe fares no better, else the fault of the one request.
     """
 
     def __init__(self, config: EndpointConfig) -> None:
@@ -57,6 +58,7 @@ class Transport:
 
     async def post(self, body: bytes) -> bytes:
         """The body of a 200 from /chat/completions; else `Refused`, `Stumbled` or `EndpointDown`."""
+        hit = False
         while True:
             if self._outage:
                 await asyncio.shield(self._outage)
@@ -65,13 +67,18 @@ class Transport:
                     return await response.read()
             except _UNREACHABLE as error:
                 self._pause(error)
-            except _Gateway as error:
-                # Overload passes by itself; a gateway before a dead server answers every request like this.
-                if await self._alive():
-                    raise error.stumbled from None
-                self._pause(error)
-            except (aiohttp.ClientError, TimeoutError, OSError) as error:
-                raise Stumbled(str(error) or type(error).__name__) from error
+            except TimeoutError as error:
+                raise _stumbled(error) from error
+            except (_Gateway, aiohttp.ClientError, OSError) as error:
+                # Overload passes by itself, and a healthy server may break off one request; a gateway, a forwarded port or a
+                # tunnel before a dead server does so with every one.
+                if not self._outage and await self._alive():
+                    raise _stumbled(error) from error
+                await asyncio.shield(self._pause(error))
+                if hit:
+                    # It may be this request that ends the server each time: only its first outage costs no attempt.
+                    raise _stumbled(error) from error
+                hit = True
 
     @contextlib.asynccontextmanager
     async def lines(self, body: bytes) -> AsyncIterator[aiohttp.StreamReader]:
@@ -81,10 +88,8 @@ class Transport:
                 yield response.content
         except _UNREACHABLE as error:
             raise EndpointDown(f"{self._url} cannot be reached: {error}") from error
-        except _Gateway as error:
-            raise error.stumbled from None
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise Stumbled(str(error) or type(error).__name__) from error
+        except (_Gateway, aiohttp.ClientError, OSError) as error:
+            raise _stumbled(error) from error
 
     async def models(self) -> Any:
         """What /models lists, as parsed JSON, or None if there is no such list; `EndpointDown` when out of reach."""
@@ -115,7 +120,9 @@ class Transport:
                     raise Refused(response.status, reason)
                 if response.status in _UNAUTHORISED:
                     raise UserError(f"{self._url} refused the key (HTTP {response.status}); set the environment variable {self._config.api_key_env}: {reason}")
-                stumbled = Stumbled(f"HTTP {response.status}: {reason}", _retry_after(response.headers.get("Retry-After", "")))
+                # A server that wants to be left alone for a day is not waited for longer than one that is gone.
+                wait = min(_retry_after(response.headers.get("Retry-After", "")), self._config.max_outage)
+                stumbled = Stumbled(f"HTTP {response.status}: {reason}", wait)
                 raise _Gateway(stumbled) if response.status in _GATEWAY else stumbled
             yield response
 
@@ -132,9 +139,11 @@ class Transport:
             )
         return self._session
 
-    def _pause(self, cause: Exception) -> None:
+    def _pause(self, cause: Exception) -> "asyncio.Task[None]":
+        """The outage under way, or one that begins here: it ends with the endpoint's return, or with `EndpointDown`."""
         if self._outage is None or self._outage.done():
             self._outage = asyncio.create_task(self._wait_until_back(cause))
+        return self._outage
 
     async def _wait_until_back(self, cause: Exception) -> None:
         end, delay = time.monotonic() + self._config.max_outage, 0.2
@@ -165,6 +174,10 @@ class _Gateway(Exception):
         self.stumbled = stumbled
 
 
+def _stumbled(error: Exception) -> Stumbled:
+    return error.stumbled if isinstance(error, _Gateway) else Stumbled(str(error) or type(error).__name__)
+
+
 def _retry_after(value: str) -> float:
     """Seconds from a Retry-After header, which holds seconds or a date; 0 where it says nothing sensible."""
     try:
@@ -173,5 +186,5 @@ def _retry_after(value: str) -> float:
         pass
     try:
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, OverflowError):
         return 0.0

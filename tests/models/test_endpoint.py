@@ -87,6 +87,29 @@ class Server:
             self.open -= 1
 
 
+@contextlib.asynccontextmanager
+async def front(server: Server, way: str) -> AsyncIterator[int]:
+    """A port that accepts whatever comes, like docker-proxy or ssh -L, and breaks off what it cannot pass on; yields the port."""
+
+    async def pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(2**16):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            inner = await asyncio.open_connection("127.0.0.1", server.port)
+        except ConnectionError:
+            writer.transport.abort() if way == "reset" else writer.close()
+            return
+        await asyncio.gather(pipe(reader, inner[1]), pipe(inner[0], writer))
+
+    async with await asyncio.start_server(accept, "127.0.0.1", 0) as listening:
+        yield listening.sockets[0].getsockname()[1]
+
+
 @pytest.fixture(autouse=True)
 def short_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(endpoint_module, "LONGEST_BACKOFF", 0.01)
@@ -104,6 +127,18 @@ async def serving(answer: Answer, folder: Path, *, retry_failed: bool = False, *
         finally:
             await endpoint.close()
             await server.stop()
+
+
+@contextlib.asynccontextmanager
+async def serving_at(port: int, folder: Path, **config: Any) -> AsyncIterator[Endpoint]:
+    """An endpoint for a port, without further attempts, over the folder's journal."""
+    settings = EndpointConfig(url=f"http://127.0.0.1:{port}/v1", revision="front", timeout=5, retries=0, **config)
+    with Journal(folder / "journal") as journal:
+        endpoint = Endpoint(settings, ImageStore(folder / "images"), journal)
+        try:
+            yield endpoint
+        finally:
+            await endpoint.close()
 
 
 def ask(
@@ -269,7 +304,7 @@ def test_retry_after_is_honoured_outside_the_slot(tmp_path: Path) -> None:
                 return refuse(429, **{"Retry-After": "1"})
             return reply()
 
-        async with serving(answer, tmp_path, concurrency=1) as (_, endpoint):
+        async with serving(answer, tmp_path, concurrency=1, max_outage=20) as (_, endpoint):
             begun = time.monotonic()
             waiting = asyncio.create_task(endpoint.complete(HELLO, Sampling()))
             await asyncio.sleep(0.1)
@@ -280,6 +315,21 @@ def test_retry_after_is_honoured_outside_the_slot(tmp_path: Path) -> None:
 
     other, waited = asyncio.run(run())
     assert other < 0.8 and waited >= 1
+
+
+@pytest.mark.parametrize(
+    ("value", "waits"),
+    [
+        *((value, True) for value in ("86400", "inf", "1e400", "Fri, 31 Dec 9999 23:59:59 GMT")),
+        *((value, False) for value in ("-5", "-inf", "nan", "soon", "Mon, 01 Jan 0001 00:00:00 -0000")),
+    ],
+)
+def test_no_retry_after_makes_a_request_wait_longer_than_an_outage_may_last(tmp_path: Path, value: str, waits: bool) -> None:
+    begun = time.monotonic()
+    replies, _, endpoint = ask(lambda server, _: refuse(429, **{"Retry-After": value}) if len(server.requests) == 1 else reply(), tmp_path, max_outage=0.5)
+    waited = time.monotonic() - begun
+    assert replies[0].text == "hi" and endpoint.stats.retries == 1
+    assert waited < 3 and (waited >= 0.5 or not waits)
 
 
 def test_no_more_requests_than_slots_are_in_flight(tmp_path: Path) -> None:
@@ -339,6 +389,52 @@ def test_a_gateway_before_a_dead_server_is_an_outage(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("way", ["reset", "end"])
+def test_a_front_that_breaks_off_every_request_while_the_server_loads_is_an_outage(tmp_path: Path, way: str) -> None:
+    async def run() -> tuple[list[Reply], int]:
+        async with serving(lambda *_: reply(), tmp_path) as (server, _), front(server, way) as port, serving_at(port, tmp_path, max_outage=20) as endpoint:
+            await server.stop()
+            waiting = asyncio.create_task(endpoint.complete(HELLO, Sampling(n=10)))
+            await asyncio.sleep(0.5)
+            assert not waiting.done()
+            await server.start()
+            return await asyncio.wait_for(waiting, 10), len(server.requests)
+
+    replies, requests = asyncio.run(run())
+    assert [r.text for r in replies] == ["hi"] * 10 and requests == 10
+
+
+@pytest.mark.parametrize("way", ["reset", "end"])
+def test_a_front_whose_server_stays_away_ends_the_run_and_loses_nothing(tmp_path: Path, way: str) -> None:
+    async def run() -> None:
+        async with serving(lambda *_: reply(), tmp_path) as (server, _), front(server, way) as port, serving_at(port, tmp_path, max_outage=0.4) as endpoint:
+            await server.stop()
+            begun = time.monotonic()
+            with pytest.raises(EndpointDown, match=rf"127\.0\.0\.1:{port}/v1 was out of reach for 0\.4 s \(.+\); nothing is lost"):
+                await endpoint.complete(HELLO, Sampling(n=5))
+            assert time.monotonic() - begun < 3
+            await server.start()
+            assert (await endpoint.complete(HELLO, Sampling(n=5)))[4].text == "hi"
+
+    asyncio.run(run())
+
+
+def test_a_request_that_ends_the_server_each_time_does_not_go_on_for_ever(tmp_path: Path) -> None:
+    async def answer(server: Server, body: dict[str, Any]) -> web.StreamResponse:
+        if body["messages"][0]["content"] == "hello":
+            # Out of memory: the server is gone, and back again soon.
+            server.models_status = 502
+            asyncio.get_running_loop().call_later(0.1, setattr, server, "models_status", 200)
+            server.current.transport.close()
+        return reply()
+
+    replies, server, endpoint = ask(answer, tmp_path, retries=1, max_outage=20)
+    assert replies[0].finish == "failed" and replies[0].error.startswith("gave up after 2 attempts: ")
+    # Whom an outage hits is asked again for nothing, but once in an attempt.
+    assert len(server.requests) == 4 and endpoint.stats.requests == 2
+    assert ask(lambda *_: reply(), tmp_path, messages=[text_message("user", "other")])[0][0].text == "hi"
+
+
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_refused_key_is_the_users_to_mend_and_no_failed_row(tmp_path: Path, status: int) -> None:
     with pytest.raises(UserError, match="set the environment variable OPENAI_API_KEY"):
@@ -357,6 +453,58 @@ def test_a_schema_is_dropped_once_and_for_good_where_it_is_refused(tmp_path: Pat
             return ["response_format" in body for body in server.requests]
 
     assert asyncio.run(run()) == [True, False, False]
+
+
+@pytest.mark.parametrize("status", [400, 422])
+def test_a_request_under_way_when_the_schema_proves_unsupported_is_not_lost(tmp_path: Path, status: int) -> None:
+    async def run() -> tuple[list[Reply], list[bool]]:
+        learnt = asyncio.Event()
+
+        async def answer(_: Server, body: dict[str, Any]) -> web.Response:
+            if "response_format" not in body:
+                return reply("{}")
+            if body["messages"][0]["content"] == "late":
+                await learnt.wait()
+            return refuse(status, "no response_format")
+
+        async with serving(answer, tmp_path) as (server, endpoint):
+            sampling = Sampling(schema={"type": "object"})
+            late = asyncio.create_task(endpoint.complete([text_message("user", "late")], sampling))
+            while not server.requests:
+                await asyncio.sleep(0.01)
+            first = await endpoint.complete(HELLO, sampling)
+            learnt.set()
+            return first + await late, ["response_format" in body for body in server.requests]
+
+    replies, schemas = asyncio.run(run())
+    assert [(r.finish, r.text) for r in replies] == [("stop", "{}")] * 2
+    assert schemas == [True, True, False, False]
+
+
+def test_a_schema_that_worked_once_is_not_given_up(tmp_path: Path) -> None:
+    async def run() -> list[bool]:
+        refused, accepted = asyncio.Event(), asyncio.Event()
+
+        async def answer(_: Server, body: dict[str, Any]) -> web.Response:
+            if body["messages"][0]["content"] == "odd":
+                if "response_format" in body:
+                    return refuse(400, "this one is too long with a schema")
+                refused.set()
+                await accepted.wait()
+            return reply("{}")
+
+        async with serving(answer, tmp_path) as (server, endpoint):
+            sampling = Sampling(schema={"type": "object"})
+            odd = asyncio.create_task(endpoint.complete([text_message("user", "odd")], sampling))
+            good = asyncio.create_task(endpoint.complete(HELLO, sampling))
+            await refused.wait()
+            await good
+            accepted.set()
+            assert (await odd)[0].text == "{}"
+            await endpoint.complete([text_message("user", "later")], sampling)
+            return ["response_format" in body for body in server.requests if body["messages"][0]["content"] != "odd"]
+
+    assert asyncio.run(run()) == [True, True]
 
 
 def test_a_bad_request_with_an_accepted_schema_is_final(tmp_path: Path) -> None:
@@ -443,6 +591,8 @@ def test_a_probe_tells_capabilities_apart(tmp_path: Path) -> None:
     facts = asyncio.run(probe(text_only, tmp_path / "a"))
     assert 0 < facts.pop("seconds") < 5
     assert facts == {"reachable": True, "listed": True, "answers": True, "json_schema": True, "image": False, "error": "image: HTTP 400: text only"}
+    plain = asyncio.run(probe(lambda _, body: text_only(_, body) if "response_format" not in body else refuse(400, "no schema"), tmp_path / "d"))
+    assert plain["answers"] and plain["error"] == "json_schema: HTTP 400: no schema; image: HTTP 400: text only"
     assert asyncio.run(probe(lambda *_: reply(), tmp_path / "b", model="misspelt"))["listed"] is False
     down = asyncio.run(probe(lambda *_: reply(), tmp_path / "c", url="http://127.0.0.1:9/v1"))
     assert down["reachable"] is False and "cannot be reached" in down["error"]
