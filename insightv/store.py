@@ -152,14 +152,14 @@ class Stage:
     def commit(self, summary: dict[str, Any]) -> None:
         """Make the work folder's files the stage's outputs, with a manifest and without scratch, by one rename.
 
-        Removed first, at any depth: names that begin with a dot or `checkpoint-`, and folders called `scratch`.
+        Scratch is, at any depth: names that begin with a dot or `checkpoint-`, and what is called `scratch`. It goes last: until the manifest
+        is on disk, a kill has to find the checkpoints from which the stage is resumed.
         """
         work = self.work
         with explained(work):
-            _remove_scratch(work)
-            files = sorted(path for path in work.rglob("*") if path.is_file() and path != work / "manifest.json")
-            outputs = {path.relative_to(work).as_posix(): _sha256(path) for path in files}
-            for path in (*files, *(path for path in work.rglob("*") if path.is_dir())):
+            kept = [path for path in _without_scratch(work) if path not in (work / "manifest.json", work / "manifest.json.part")]
+            outputs = {path.relative_to(work).as_posix(): _sha256(path) for path in kept if path.is_file()}
+            for path in kept:
                 sync(path)
         manifest = {"stage": self.name, "hash": self.hash, "version": self.version, "config": self.config, "inputs": dict(self.inputs)}
         with replacing(work / "manifest.json") as file:
@@ -174,6 +174,7 @@ class Stage:
             # A work folder holds its manifest only once all else is on disk; another process may have moved it meanwhile.
             if not (self._work / "manifest.json").is_file():
                 return
+            _remove_scratch(self._work)
             aside = self._work.parent / f"old-{self.name}-{secrets.token_hex(4)}"
             if self.folder.exists():
                 self.folder.rename(aside)
@@ -227,6 +228,15 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     except orjson.JSONDecodeError:
         raise UserError(f"{folder}/manifest.json is damaged; remove {folder} and run again") from None
     return manifest
+
+
+def _without_scratch(folder: Path) -> list[Path]:
+    """Files and folders at any depth, sorted, but for scratch and what lies in it."""
+    found: list[Path] = []
+    for path in sorted(folder.iterdir()):
+        if not _SCRATCH.fullmatch(path.name):
+            found += [path, *_without_scratch(path)] if path.is_dir() else [path]
+    return found
 
 
 def _remove_scratch(folder: Path) -> None:
