@@ -95,15 +95,16 @@ def execute(
 ) -> None:
     """Make the wanted stages and what they need.
 
-    `around` is entered only if something has to be made; it yields the config that the stages get. Errors and Ctrl-C end the run after the
-    processes beside it were stopped; everything finished stays.
+    `around` is entered only if something has to be made; it yields the config that the stages get. With `retry_failed` a finished stage in which
+    something failed is made anew, from the journal but for what failed. Errors and Ctrl-C end the run after the processes beside it were stopped;
+    everything finished stays.
     """
     names = plan(config).closure(wanted)
     run = Run(config.run)
     with _held(run):
         # Also where nothing has to be made: the report reads from here what no stage depends on.
         save_config(config, run.folder / "config.yaml")
-        if _done(run, plan(config), names):
+        if _done(run, plan(config), names, retry_failed):
             return
         with around(config) as resolved:
             path = run.folder / ".work" / "config.yaml"
@@ -124,8 +125,13 @@ def _held(run: Run) -> Iterator[None]:
         yield
 
 
-def _done(run: Run, plan: Plan, names: set[str]) -> bool:
-    return all(plan.stage(run, name).done for name in plan.steps if name in names)
+def _done(run: Run, plan: Plan, names: set[str], retry_failed: bool) -> bool:
+    return all(_stays(plan.stage(run, name), retry_failed) for name in plan.steps if name in names)
+
+
+def _stays(stage: Stage, retry_failed: bool) -> bool:
+    """Whether a stage is done, and holds nothing that failed and shall be asked for again."""
+    return stage.done and not (retry_failed and stage.summary.get("failed"))
 
 
 class _Conductor:
@@ -160,7 +166,7 @@ class _Conductor:
 
     async def _make(self, name: str) -> None:
         stage = self._plan.stage(self._run, name)
-        if stage.done:
+        if _stays(stage, self._retry_failed):
             return
         async with self._places:
             began = time.monotonic()
@@ -260,7 +266,7 @@ def make(plan: Plan, run: Run, name: str, report: Callable[[dict[str, Any]], Non
     stage = plan.stage(run, name)
     with explained(run.folder), locked(stage.work / ".lock"):
         # Whoever held the lock before may have made it.
-        if stage.done:
+        if _stays(stage, retry_failed):
             return
         summary = plan.steps[name].make(Context(plan.config, run, report, retry_failed), stage.work)
         stage.commit(summary)

@@ -1,5 +1,6 @@
 """The stages of the smallest whole run: nothing is made or asked twice, a change remakes what depends on it, and mistakes are one line."""
 
+import json
 import re
 import shutil
 import sqlite3
@@ -20,6 +21,8 @@ from insightv.store import Run, read_records
 
 SMALL = Path(__file__).parent / "small.yaml"
 ROWS = ("base", "single", "pair", "pair+dpo")
+REQUESTS = 6 + 1
+"""Requests of a chain at most: its steps and its conclusion."""
 
 pytestmark = pytest.mark.usefixtures("in_this_process")
 
@@ -130,6 +133,55 @@ def test_without_a_world_splits_and_endpoints_must_be_there(tmp_path: Path) -> N
         loop.run(small(tmp_path / "run", SHIPPED_BASE, "world=null", *endpoints))
     with pytest.raises(UserError, match=r"^problems: no problem records at /nowhere/train\.jsonl$"):
         loop.run(small(tmp_path / "run", SHIPPED_BASE, "world=null", "problems.train=/nowhere/train.jsonl", *endpoints))
+
+
+Teach = Callable[[TeacherDials], tuple[str, Any]]
+
+
+def test_when_all_chains_fail_nothing_is_committed_and_a_mended_address_is_asked(tmp_path: Path, counting_teacher: Teach) -> None:
+    url, _ = counting_teacher(TeacherDials())
+    wrong = small(tmp_path / "run", SHIPPED_BASE, *to(url.removesuffix("/v1"), "revision=mine"))
+    mended = small(tmp_path / "run", SHIPPED_BASE, *to(url, "revision=mine"))
+    # Failures are in the journal: without the flag they stand, whatever the address.
+    for config in (wrong, mended):
+        with pytest.raises(UserError, match=r"^generate: all 36 chains failed, 36 of them with: HTTP 404.*; mend this, then .* --retry-failed$"):
+            loop.run(config, {"generate"})
+    assert not (tmp_path / "run" / "generate").exists()
+    loop.run(mended, {"generate"}, retry_failed=True)
+    assert {chain.status for chain in read_records(tmp_path / "run" / "generate" / "chains.jsonl", Chain)} <= {"ok", "defect"}
+
+
+@pytest.mark.parametrize(
+    ("verb", "role", "records", "mark"),
+    [("generate", "generator", "chains.jsonl", b'"status":"failed"'), ("assess", "judge", "verdicts.jsonl", b'"correct":null')],
+)
+def test_what_failed_in_a_finished_stage_is_asked_again(
+    tmp_path: Path, counting_teacher: Teach, capsys: pytest.CaptureFixture[str], verb: str, role: str, records: str, mark: bytes
+) -> None:
+    # Answers in sentences, so that the judge is asked; nothing malformed, so that all that fails are requests.
+    dials = {"wordy_answer": 1.0, "malformed": 0.0, "missing_score": 0.0}
+    (sound, _), (broken, _) = (counting_teacher(TeacherDials(**dials, error_rate=rate)) for rate in (0, 0.3))
+    where = [*to(sound, "revision=mine"), f"models.{role}.retries=0"]
+    folder = tmp_path / "run" / verb
+    loop.run(small(tmp_path / "run", SHIPPED_BASE, *where, f"models.{role}.url={broken}"), {verb})
+    failed = manifest(folder)["summary"]["failed"]
+    assert 0 < failed < 36 and (folder / records).read_bytes().count(mark) == failed
+
+    url, asked = counting_teacher(TeacherDials(**dials))
+    mended = small(tmp_path / "run", SHIPPED_BASE, *where, f"models.{role}.url={url}")
+    capsys.readouterr()
+    loop.run(mended, {verb})
+    assert made(capsys) == set() and not asked
+    loop.run(mended, {verb}, retry_failed=True)
+    assert verb in made(capsys) and manifest(folder)["summary"]["failed"] == 0 and mark not in (folder / records).read_bytes()
+    # Only what failed, and the rest of a chain that ended there; what came the first time is not paid again.
+    assert 0 < asked.total() <= failed * REQUESTS
+    loop.run(mended, {verb}, retry_failed=True)
+    assert made(capsys) == set()
+
+
+def manifest(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "manifest.json").read_bytes())
 
 
 def test_an_endpoint_out_of_reach_ends_the_run_and_the_check(tmp_path: Path) -> None:
