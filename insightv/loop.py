@@ -53,8 +53,10 @@ def plan(config: Config) -> Plan:
     """All stages that the configured rows need, by name: the whole method."""
     c, steps = config, Plan(config)
     add = steps.add
-    add("problems", (), stages.make_problems, [c.world, c.problems, c.seed])
-    add("base", (), stages.make_base, [c.world and (c.world.retrain_base, c.world.base_steps), c.models.base, c.seed], apart=True)
+    files = [path for _, path in c.problems if path]
+    add("problems", (), stages.make_problems, [c.world, c.problems, c.seed], outside=files)
+    trained = c.world and (c.world.retrain_base, c.world.base_steps)
+    add("base", (), stages.make_base, [trained, c.models.base, c.seed], apart=True, outside=_base_files(c))
 
     add("generate", ("problems",), stages.generate, [c.generate, _who(c, "generator"), c.seed])
     add("assess", ("problems", "generate"), partial(stages.assess_chains, source="generate", split="train"), _judging(c))
@@ -94,6 +96,14 @@ def plan(config: Config) -> Plan:
         decoding = [c.systems.reasoner, c.systems.splits, *_drawing(c, c.systems.answer)]
         add(f"evaluate-{row}", ("problems", *models), partial(stages.evaluate_row, solver=solver, models=models, row=row), decoding, apart=True)
     return steps
+
+
+def _base_files(config: Config) -> list[Path]:
+    """The files of the base's folder, of which its identity is made; none where the base is trained here, or the folder is missing."""
+    if config.models.base is None and config.world and config.world.retrain_base:
+        return []
+    folder = config.models.base or stages.SHIPPED_BASE
+    return sorted(path for path in folder.glob("[!.]*") if path.is_file())
 
 
 def _dpo_round(steps: Plan, c: Config, t: int, policy: str) -> str:

@@ -8,8 +8,8 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from insightv.config import Config, UserError, save_config
-from insightv.files import explained, locked, try_lock
+from insightv.files import explained, locked, stamp, try_lock
 from insightv.models.chat import EndpointDown
 from insightv.stages import Context, Summary
-from insightv.store import Run, Stage
+from insightv.store import Run, Stage, read_manifest
 
 VERSION = 3
 """Part of every stage's hash: raise it when the code of the stages changes what they make."""
@@ -43,6 +43,8 @@ class Step:
     settings: Any
     apart: bool
     """In a process of its own: whatever loads a model."""
+    outside: Mapping[str, str] = field(default_factory=dict)
+    """Files outside of the run that it is made from, and their stamps: they are inputs too."""
 
 
 @dataclass
@@ -53,12 +55,12 @@ class Plan:
     steps: dict[str, Step] = field(default_factory=dict)
     _finished: dict[str, str] = field(default_factory=dict)
 
-    def add(self, name: str, needs: tuple[str, ...], make: Make, settings: Any, *, apart: bool = False) -> None:
-        """Add a stage; what it needs must be there."""
+    def add(self, name: str, needs: tuple[str, ...], make: Make, settings: Any, *, apart: bool = False, outside: Iterable[Path] = ()) -> None:
+        """Add a stage; the stages that it needs must be there, the files outside need not: it is the stage that says so."""
         missing = [need for need in needs if need not in self.steps]
         if missing:
             raise ValueError(f"stage {name} needs {', '.join(missing)}, which come later or not at all")
-        self.steps[name] = Step(name, needs, make, _plain(settings), apart)
+        self.steps[name] = Step(name, needs, make, _plain(settings), apart, {str(path): stamp(path) for path in outside})
 
     def closure(self, names: set[str]) -> set[str]:
         """The stages and all that they need, directly or not."""
@@ -68,10 +70,17 @@ class Plan:
                 found.update(self.steps[name].needs)
         return found
 
+    def recall(self, run: Run, names: Iterable[str]) -> None:
+        """Take these stages, where they were made with these settings, for made from the files outside as they were: what became of these is passed over."""
+        for name in names:
+            step, manifest = self.steps[name], read_manifest(run.folder / name)
+            if not step.needs and manifest.get("config") == step.settings:
+                self.steps[name] = replace(step, outside=manifest["inputs"])
+
     def stage(self, run: Run, name: str) -> Stage:
         """The stage in the run; what it needs must be done."""
         step = self.steps[name]
-        inputs = {need: self._outputs(run, need) for need in step.needs}
+        inputs = {need: self._outputs(run, need) for need in step.needs} | dict(step.outside)
         return run.stage(name, inputs=inputs, config=step.settings, version=VERSION)
 
     def _outputs(self, run: Run, name: str) -> str:
@@ -263,6 +272,8 @@ def tell(summary: Summary) -> str:
 
 def make(plan: Plan, run: Run, name: str, report: Callable[[dict[str, Any]], None], retry_failed: bool) -> None:
     """Make one stage whose needs are done."""
+    # A file outside may have changed since the run began, which goes on with what it made of it.
+    plan.recall(run, plan.closure({name}) - {name})
     stage = plan.stage(run, name)
     with explained(run.folder), locked(stage.work / ".lock"):
         # Whoever held the lock before may have made it.

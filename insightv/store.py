@@ -20,7 +20,7 @@ from insightv.images import digest, media_type
 from insightv.journal import Journal
 from insightv.records import Record
 
-__all__ = ["ImageStore", "Journal", "Run", "Stage", "content_hash", "derive_seed", "read_records", "write_records"]
+__all__ = ["ImageStore", "Journal", "Run", "Stage", "content_hash", "derive_seed", "read_manifest", "read_records", "write_records"]
 
 R = TypeVar("R", bound=Record)
 
@@ -135,7 +135,7 @@ class Stage:
     @property
     def done(self) -> bool:
         """Whether the outputs of this very hash are complete."""
-        manifest = _read_manifest(self.folder)
+        manifest = read_manifest(self.folder)
         return manifest.get("hash") == self.hash and all((self.folder / name).is_file() for name in manifest["outputs"])
 
     @property
@@ -190,7 +190,7 @@ class Stage:
     def _manifest(self) -> dict[str, Any]:
         if not self.done:
             raise UserError(f"stage {self.name} of {self.run} is not done; run it first")
-        return _read_manifest(self.folder)
+        return read_manifest(self.folder)
 
 
 class Run:
@@ -220,7 +220,8 @@ class Run:
         return stage
 
 
-def _read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What a stage's folder says of how it was made (`hash`, `config`, `inputs`, `outputs`, `summary`); empty where there is none."""
     try:
         manifest: dict[str, Any] = orjson.loads((folder / "manifest.json").read_bytes())
     except FileNotFoundError:

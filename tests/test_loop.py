@@ -1,6 +1,7 @@
 """The stages of the smallest whole run: nothing is made or asked twice, a change remakes what depends on it, and mistakes are one line."""
 
 import json
+import os
 import re
 import shutil
 import sqlite3
@@ -14,15 +15,19 @@ from PIL import Image
 
 from insightv import loop
 from insightv.config import Config, TeacherDials, UserError, load_config
+from insightv.datasets.sources import write_problems
 from insightv.models.chat import EndpointDown
 from insightv.records import Chain, Problem
 from insightv.stages import SHIPPED_BASE
-from insightv.store import Run, read_records
+from insightv.store import ImageStore, Run, read_records
+from insightv.world.problems import make_split
 
 SMALL = Path(__file__).parent / "small.yaml"
 ROWS = ("base", "single", "pair", "pair+dpo")
 REQUESTS = 6 + 1
 """Requests of a chain at most: its steps and its conclusion."""
+
+Teach = Callable[[TeacherDials], tuple[str, Any]]
 
 pytestmark = pytest.mark.usefixtures("in_this_process")
 
@@ -135,7 +140,52 @@ def test_without_a_world_splits_and_endpoints_must_be_there(tmp_path: Path) -> N
         loop.run(small(tmp_path / "run", SHIPPED_BASE, "world=null", "problems.train=/nowhere/train.jsonl", *endpoints))
 
 
-Teach = Callable[[TeacherDials], tuple[str, Any]]
+def states(run: Path) -> dict[str, str]:
+    return {str(row["stage"]): str(row["state"]) for row in loop.status(run)}
+
+
+def test_problems_that_changed_in_place_are_taken_anew(tmp_path: Path, counting_teacher: Teach, capsys: pytest.CaptureFixture[str]) -> None:
+    url, _ = counting_teacher(TeacherDials())
+    path = tmp_path / "mine" / "problems.jsonl"
+    mine = list(make_split(ImageStore(path.parent / "images"), "train", 9, seed=0, difficulty=0.2))
+    write_problems(path, mine)
+    config = small(tmp_path / "run", SHIPPED_BASE, "world=null", *(f"problems.{split}={path}" for split in ("train", "preference", "own")), *to(url))
+    loop.run(config, {"generate"})
+    assert made(capsys) == {"problems", "generate"} and states(config.run)["generate"] == "done"
+
+    os.utime(path)
+    assert states(config.run)["problems"] == "to do"
+    loop.run(config, {"generate"})
+    assert made(capsys) == {"problems"} and states(config.run)["generate"] == "done"
+
+    write_problems(path, mine[:-1])
+    loop.run(config, {"generate"})
+    assert made(capsys) == {"problems", "generate"}
+    path.unlink()
+    with pytest.raises(UserError, match=rf"^problems: no problem records at {path}$"):
+        loop.run(config, {"generate"})
+
+
+@pytest.mark.parametrize("shipped", [True, False])
+def test_a_base_that_changed_in_place_is_taken_anew(
+    tmp_path: Path, tiny_llava: Path, shipped: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(tiny_llava, tmp_path / "base")
+    monkeypatch.setattr("insightv.stages.SHIPPED_BASE", folder)
+    config = small(tmp_path / "run", folder, *(["models.base=null"] if shipped else []))
+    loop.run(config, {"base"})
+    identity = (config.run / "base" / "base.json").read_bytes()
+    for name, text, same in (("tokenizer.json", "", True), ("chat_template.jinja", " ", False)):
+        with (folder / name).open("a", encoding="utf-8") as file:
+            file.write(text)
+        os.utime(folder / name)
+        assert states(config.run)["base"] == "to do"
+        capsys.readouterr()
+        loop.run(config, {"base"})
+        assert made(capsys) == {"base"} and ((config.run / "base" / "base.json").read_bytes() == identity) is same
+    shutil.rmtree(folder)
+    with pytest.raises(UserError, match=rf"^base: models\.base: no model at {folder}: "):
+        loop.run(config, {"base"})
 
 
 def test_when_all_chains_fail_nothing_is_committed_and_a_mended_address_is_asked(tmp_path: Path, counting_teacher: Teach) -> None:
@@ -234,7 +284,7 @@ def test_ask_refuses_what_is_no_picture_and_a_run_without_agents(whole: Path, ag
         list(loop.ask(tmp_path / "none", tmp_path / "b.png", "What?"))
 
 
-def test_a_check_says_what_each_role_can_and_leaves_the_run_as_it_was(tmp_path: Path, counting_teacher: Callable[[TeacherDials], tuple[str, Any]]) -> None:
+def test_a_check_says_what_each_role_can_and_leaves_the_run_as_it_was(tmp_path: Path, counting_teacher: Teach) -> None:
     url, asked = counting_teacher(TeacherDials())
     config = small(tmp_path / "run", SHIPPED_BASE, *to(url, "price_out=1000"))
     rows = loop.check(config)

@@ -10,11 +10,12 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from insightv import child, loop, processes
-from insightv.config import UserError, load_config
+from insightv.config import Config, UserError, load_config
 from insightv.files import locked
 from insightv.store import Run
 
@@ -103,6 +104,34 @@ def test_a_stage_that_another_process_made_meanwhile_is_left(tmp_path: Path, tin
     plan.steps["problems"] = processes.Step("problems", (), fail, plan.steps["problems"].settings, False)
     processes.make(plan, Run(tmp_path), "problems", lambda _: None, False)
     assert plan.stage(Run(tmp_path), "problems").outputs_hash == made
+
+
+def test_a_file_outside_that_changes_while_a_run_goes_on_does_not_end_it(tmp_path: Path) -> None:
+    config, file, run = Config(run=tmp_path / "run"), tmp_path / "rows.jsonl", Run(tmp_path / "run")
+
+    def copy(_: object, work: Path) -> dict[str, Any]:
+        (work / "rows").write_bytes(file.read_bytes())
+        return {}
+
+    def plan() -> processes.Plan:
+        steps = processes.Plan(config)
+        steps.add("rows", (), copy, ["as they are"], outside=[file])
+        steps.add("data", ("rows",), copy, [])
+        return steps
+
+    file.write_text("one", encoding="utf-8")
+    processes.make(plan(), run, "rows", lambda _: None, False)
+    file.write_text("one more", encoding="utf-8")
+    assert not plan().stage(run, "rows").done
+    processes.make(plan(), run, "data", lambda _: None, False)
+    assert (run.folder / "rows" / "rows").read_text() == "one"
+    processes.make(plan(), run, "rows", lambda _: None, False)
+    assert (run.folder / "rows" / "rows").read_text() == "one more"
+    # Neither the file nor other settings may be taken for what it was made from.
+    steps = plan()
+    steps.add("rows", (), copy, ["in another way"], outside=[file])
+    steps.recall(run, ["rows"])
+    assert not steps.stage(run, "rows").done
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), RuntimeError("I/O error: No space left on device (os error 28)")])
