@@ -5,6 +5,7 @@ problems -> chains -> assessment -> data -> two agents -> T x (sample from M_t -
 
 import asyncio
 import re
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -20,7 +21,7 @@ from insightv.models.chat import Delta
 from insightv.processes import Plan, execute, tell
 from insightv.records import Problem
 from insightv.stages import Context
-from insightv.store import Run, content_hash
+from insightv.store import Run, Stage, content_hash
 
 if TYPE_CHECKING:
     from insightv.evaluation.figures import ReportData
@@ -224,10 +225,17 @@ def report(run: Path) -> Path:
 def _gathered(run: Path) -> "ReportData":
     from insightv.evaluation.collect import collect
 
-    config = _saved(run)
-    systems = config.systems
+    config, here = _saved(run), Run(run)
+    steps, systems = plan(config), config.systems
+    # A report is of what the run made: the files outside may be elsewhere by now.
+    steps.recall(here, steps.steps)
+    made = _made(steps, here)
+    rows = [row for row in systems.rows if f"evaluate-{row}" in made]
+    stale = [row for row in systems.rows if row not in rows and (run / f"evaluate-{row}").is_dir()]
+    if stale:
+        print(f"not shown, because made with other settings or an older version: {', '.join(stale)}; run the config again", file=sys.stderr)
     known = [problem for path in sorted((run / "problems").glob("*.jsonl")) for problem in read_problems(path)]
-    return collect(Run(run), known, rows=systems.rows, baseline=systems.baseline, primary=systems.primary, seed=config.seed)
+    return collect(here, known, rows=rows, baseline=systems.baseline, primary=systems.primary, seed=config.seed)
 
 
 def _rendered(data: "ReportData", run: Path) -> Path:
@@ -246,19 +254,23 @@ def _saved(run: Path, advice: str = "") -> Config:
 
 def status(run: Path) -> list[dict[str, object]]:
     """The stages of a run, whether they are done, and what each said of itself."""
-    steps, here = plan(_saved(run)), Run(run)
-    needed = _needed(steps)
+    steps = plan(_saved(run))
+    made, needed = _made(steps, Run(run)), _needed(steps)
     rows: list[dict[str, object]] = []
-    done: set[str] = set()
-    for name, step in steps.steps.items():
-        if name in needed:
-            stage = steps.stage(here, name) if done.issuperset(step.needs) else None
-            if stage and stage.done:
-                done.add(name)
-            begun = any((run / ".work").glob(f"{name}-{'?' * 12}"))
-            state = "done" if name in done else "begun" if begun else "to do"
-            rows.append({"stage": name, "state": state, "summary": tell(stage.summary) if stage and name in done else ""})
+    for name in (name for name in steps.steps if name in needed):
+        begun = any((run / ".work").glob(f"{name}-{'?' * 12}"))
+        state = "done" if name in made else "begun" if begun else "to do"
+        rows.append({"stage": name, "state": state, "summary": tell(made[name].summary) if name in made else ""})
     return rows
+
+
+def _made(steps: Plan, run: Run) -> dict[str, Stage]:
+    """The stages of a plan that are done in the run, by name."""
+    made: dict[str, Stage] = {}
+    for name, step in steps.steps.items():
+        if made.keys() >= set(step.needs) and (stage := steps.stage(run, name)).done:
+            made[name] = stage
+    return made
 
 
 def ask(run: Path, image: Path, question: str, options: tuple[str, ...] = ()) -> Iterator[Delta]:

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from insightv import loop
-from insightv.config import Config, TeacherDials, UserError, load_config
+from insightv import loop, processes
+from insightv.config import Config, TeacherDials, UserError, load_config, save_config
 from insightv.datasets.sources import write_problems
 from insightv.models.chat import EndpointDown
 from insightv.records import Chain, Problem
@@ -104,6 +104,23 @@ def test_the_table_follows_settings_that_no_stage_depends_on(again: Path, capsys
     out = capsys.readouterr().out
     assert "base - single" in out and "single - base" not in out
     assert load_config(again / "config.yaml").systems.baseline == "single"
+
+
+def test_the_report_has_the_rows_of_the_saved_config_as_they_were_made_with_it(
+    again: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def shown() -> list[str]:
+        return [row.system for table in loop._gathered(again).tables[:1] for row in table.rows]
+
+    assert shown() == list(ROWS)
+    monkeypatch.setattr(processes, "stamp", lambda path: "moved away")
+    assert shown() == list(ROWS) and states(again)["base"] == "to do"
+    monkeypatch.undo()
+    save_config(load_config(again / "config.yaml", ["systems.rows=[pair, base]"]), again / "config.yaml")
+    assert shown() == ["pair", "base"] and capsys.readouterr().err == ""
+    save_config(load_config(again / "config.yaml", ["summarizer.max_steps=4"]), again / "config.yaml")
+    assert shown() == ["base"]
+    assert re.fullmatch(r"not shown, because made with other settings or an older version: pair; run the config again\n", capsys.readouterr().err)
 
 
 def test_a_changed_dial_is_another_teacher(again: Path) -> None:
