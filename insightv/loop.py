@@ -128,15 +128,28 @@ def _dpo_round(steps: Plan, c: Config, t: int, policy: str) -> str:
     return name
 
 
-def _row(row: str, config: Config) -> tuple[str, tuple[str, ...]]:
+def _row(row: str, config: Config, setting: str = "systems.rows") -> tuple[str, tuple[str, ...]]:
     if row in ROWS:
         return ROWS[row]
     if match := re.fullmatch(r"pair\+dpo(\d*)", row):
         t = int(match[1] or config.dpo.rounds)
         if 1 <= t <= config.dpo.rounds:
             return "solve", (f"dpo{t}", "summarizer")
-        raise UserError(f"systems.rows: {row} needs dpo.rounds to be at least {max(t, 1)}, it is {config.dpo.rounds}")
-    raise UserError(f"systems.rows: no row {row!r}; there are {', '.join(ROWS)}, pair+dpo and pair+dpo1, pair+dpo2 ..")
+        raise UserError(f"{setting}: {row} needs dpo.rounds to be at least {max(t, 1)}, it is {config.dpo.rounds}")
+    raise UserError(f"{setting}: no row {row!r}; there are {', '.join(ROWS)}, pair+dpo and pair+dpo1, pair+dpo2 ..")
+
+
+def _check_comparisons(config: Config) -> None:
+    """Every row that is to be compared is evaluated: a test that was written down beforehand must not drop out by a slip of the pen."""
+    systems, rows = config.systems, ", ".join(config.systems.rows)
+    for setting, names, advice in (
+        ("systems.baseline", (systems.baseline,), f"-o systems.baseline={systems.rows[0] if systems.rows else 'ROW'}, for instance"),
+        ("systems.primary", (row for pair in systems.primary for row in pair), "-o 'systems.primary=[]' to compare nothing beforehand"),
+    ):
+        for row in names:
+            _row(row, config, setting)
+            if row not in systems.rows:
+                raise UserError(f"{setting}: {row} is not among systems.rows, which are {rows or 'none'}; add it there, name others, or write {advice}")
 
 
 def _who(config: Config, *roles: str) -> list[Any]:
@@ -156,6 +169,7 @@ def run(config: Config, only: set[str] | None = None, *, retry_failed: bool = Fa
     """Make all stages that a verb asks for (all without one), then the table and the report; goes on where an earlier run stopped."""
     config = name_teacher(config)
     steps = plan(config)
+    _check_comparisons(config)
     needed = _needed(steps)
     pattern = "|".join(VERBS[verb] for verb in only) if only else ".*"
     execute(config, plan, {name for name in needed if re.fullmatch(pattern, name)}, with_teacher, retry_failed)

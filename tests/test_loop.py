@@ -139,6 +139,16 @@ def test_a_mistake_is_one_line_that_names_the_place(tmp_path: Path) -> None:
     mistakes = {
         "systems.rows=[base, triple]": r"^systems\.rows: no row 'triple'; there are base, .*pair\+dpo",
         "systems.rows=[pair+dpo3]": r"^systems\.rows: pair\+dpo3 needs dpo\.rounds to be at least 3, it is 1$",
+        "systems.primary=[[base, pari]]": r"^systems\.primary: no row 'pari'; there are base, .*pair\+dpo",
+        "systems.primary=[[base, pair+dpo2]]": r"^systems\.primary: pair\+dpo2 needs dpo\.rounds to be at least 2, it is 1$",
+        "systems.primary=[[pair, reasoner]]": (
+            r"^systems\.primary: reasoner is not among systems\.rows, which are base, single, pair, pair\+dpo; "
+            r"add it there, name others, or write -o 'systems\.primary=\[\]' to compare nothing beforehand$"
+        ),
+        "systems.baseline=basis": r"^systems\.baseline: no row 'basis'; there are base, ",
+        "systems.rows=[pair]": (
+            r"^systems\.baseline: base is not among systems\.rows, which are pair; add it there, name others, or write -o systems\.baseline=pair, for instance$"
+        ),
         "models.base=/nowhere/base": r"^base: models\.base: no model at /nowhere/base: config\.json is missing",
     }
     for mistake, message in mistakes.items():
