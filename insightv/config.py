@@ -256,7 +256,7 @@ class ModelsConfig(Settings):
     judge: EndpointConfig = EndpointConfig()
     scorer: EndpointConfig = EndpointConfig()
     base: Path | None = None
-    """Folder of the base model in transformers' layout; None is the world's shipped or trained base."""
+    """Folder of the base model in transformers' layout; None is the world's shipped or trained base, and without a world an error."""
 
 
 class TeacherDials(Settings):
@@ -324,6 +324,12 @@ class Config(Settings):
     systems: SystemsConfig = SystemsConfig()
     parallel: int = Field(2, ge=1)
     """Trainings and evaluations that run side by side, each in a process of its own."""
+
+    @model_validator(mode="after")
+    def _problems_have_one_source(self) -> Self:
+        if self.world and (named := [f"problems.{name}" for name, path in self.problems if path]):
+            raise ValueError(f"world makes the problems, so {named[0]} would not be read: take one of the two out, as by world: null or problems: {{}}")
+        return self
 
     @model_validator(mode="after")
     def _adapter_has_its_base(self) -> Self:

@@ -172,7 +172,11 @@ def run(config: Config, only: set[str] | None = None, *, retry_failed: bool = Fa
     _check_comparisons(config)
     needed = _needed(steps)
     pattern = "|".join(VERBS[verb] for verb in only) if only else ".*"
-    execute(config, plan, {name for name in needed if re.fullmatch(pattern, name)}, with_teacher, retry_failed)
+    wanted = {name for name in needed if re.fullmatch(pattern, name)}
+    if config.world is None and config.models.base is None and "base" in steps.closure(wanted):
+        # The shipped base has seen nothing but the world's pictures.
+        raise UserError("models.base is not set: give the folder of a checkpoint in transformers' layout, or configure a world, which brings a base")
+    execute(config, plan, wanted, with_teacher, retry_failed)
     if only is None or "evaluate" in only:
         from insightv.table import show
 

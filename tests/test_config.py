@@ -81,6 +81,15 @@ def test_a_bad_value_names_its_place(tmp_path: Path) -> None:
     assert "seed: " in complaint(written(tmp_path, "seed: tomorrow"))
 
 
+def test_problems_come_from_a_world_or_from_files(tmp_path: Path) -> None:
+    path = written(tmp_path, "world: {}\nproblems: {train: mine.jsonl}")
+    assert complaint(path).endswith(
+        "config.yaml: world makes the problems, so problems.train would not be read: take one of the two out, as by world: null or problems: {}"
+    )
+    assert load_config(path, ["world=null"]).problems.train == Path("mine.jsonl")
+    assert load_config(path, ["problems={}"]).world is not None
+
+
 def test_an_adapter_of_dpo_is_the_reasoners_or_is_refused(tmp_path: Path) -> None:
     path = written(tmp_path, "dpo: {lora: {r: 4}}")
     assert complaint(path).endswith("config.yaml: dpo.lora needs reasoner.lora: give the reasoner the same adapter, or train DPO in full by dpo.lora: null")

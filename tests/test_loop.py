@@ -161,6 +161,11 @@ def test_without_a_world_splits_and_endpoints_must_be_there(tmp_path: Path) -> N
     endpoints = to("http://127.0.0.1:1/v1", "max_outage=0.3")
     with pytest.raises(UserError, match=r"^models\.generator\.url, .* must be set, or a world configured$"):
         loop.run(small(tmp_path / "run", SHIPPED_BASE, "world=null"))
+    with pytest.raises(UserError, match=r"^models\.base is not set: give the folder of a checkpoint in transformers' layout, or configure a world"):
+        loop.run(small(tmp_path / "run", SHIPPED_BASE, "world=null", "models.base=null", *endpoints))
+    with pytest.raises(UserError, match=r"^problems: problems\.train is not set"):
+        # Chains and their assessment need no base.
+        loop.run(small(tmp_path / "run", SHIPPED_BASE, "world=null", "models.base=null", *endpoints), {"assess"})
     with pytest.raises(UserError, match=r"^problems: problems\.train is not set"):
         loop.run(small(tmp_path / "run", SHIPPED_BASE, "world=null", *endpoints))
     with pytest.raises(UserError, match=r"^problems: no problem records at /nowhere/train\.jsonl$"):
