@@ -16,7 +16,8 @@ from typing import Any
 
 from pydantic import BaseModel
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 from insightv.config import Config, UserError, save_config
 from insightv.files import explained, locked, stamp, try_lock
@@ -143,6 +144,21 @@ def _stays(stage: Stage, retry_failed: bool) -> bool:
     return stage.done and not (retry_failed and stage.summary.get("failed"))
 
 
+class _Rate(ProgressColumn):
+    """How many items a second a stage gets done."""
+
+    def render(self, task: Task) -> Text:
+        return Text(_rate(task))
+
+
+def _rate(task: Task) -> str:
+    """Items per second lately, such as `12.3/s`; empty until two are done."""
+    speed = task.speed
+    if not speed:
+        return ""
+    return f"{speed:.1f}/s" if speed >= 1 else f"{speed:.2g}/s"
+
+
 class _Conductor:
     """Starts every stage as soon as its needs are there and a place is free."""
 
@@ -151,8 +167,10 @@ class _Conductor:
         self._places = asyncio.Semaphore(plan.config.parallel)
         self._console = Console(highlight=False)
         name, note = TextColumn("{task.description:<22}"), TextColumn("{task.fields[note]}")
-        columns = (name, BarColumn(30), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), note)
-        self._progress = Progress(*columns, console=self._console, transient=True, disable=not self._console.is_terminal)
+        columns = (name, BarColumn(30), MofNCompleteColumn(), _Rate(), TimeElapsedColumn(), TimeRemainingColumn(), note)
+        # A step of a large training may take a minute: over the library's half of one there would be no rate.
+        settings: dict[str, Any] = {"speed_estimate_period": 300.0, "transient": True, "disable": not self._console.is_terminal}
+        self._progress = Progress(*columns, console=self._console, **settings)
 
     async def conduct(self, names: set[str]) -> None:
         sorter = TopologicalSorter({name: set(self._plan.steps[name].needs) for name in names})

@@ -1,8 +1,10 @@
 """Stages beside each other: Ctrl-C ends them all at once, a lock that was waited for is looked behind, and a full disk is one line."""
 
 import asyncio
+import contextlib
 import errno
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +19,7 @@ import pytest
 from insightv import child, loop, processes
 from insightv.config import Config, UserError, load_config
 from insightv.files import locked
+from insightv.stages import Context
 from insightv.store import Run
 
 SMALL = Path(__file__).parent / "small.yaml"
@@ -132,6 +135,32 @@ def test_a_file_outside_that_changes_while_a_run_goes_on_does_not_end_it(tmp_pat
     steps.add("rows", (), copy, ["in another way"], outside=[file])
     steps.recall(run, ["rows"])
     assert not steps.stage(run, "rows").done
+
+
+def run_slow(folder: Path, *, steps: int = 40, seconds: float = 0.05) -> None:
+    """A run of one stage that reports its steps."""
+
+    def slow(context: Context, work: Path) -> dict[str, Any]:
+        for step in range(1, steps + 1):
+            time.sleep(seconds)
+            context.report({"step": step, "of": steps, "loss": 0.5})
+        return {}
+
+    def plan(config: Config) -> processes.Plan:
+        steps = processes.Plan(config)
+        steps.add("slow", (), slow, [])
+        return steps
+
+    processes.execute(Config(run=folder), plan, {"slow"}, contextlib.nullcontext, False)
+
+
+def test_a_progress_bar_shows_the_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "140")
+    run_slow(tmp_path)
+    said = re.sub(r"\x1b\[[^a-zA-Z]*[a-zA-Z]", "", capsys.readouterr().out)
+    rates = [float(rate) for rate in re.findall(r"slow .* \d+/40 (\S+)/s \d:\d\d:\d\d .*loss 0\.5", said)]
+    assert rates and all(0 < rate < 21 for rate in rates)
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), RuntimeError("I/O error: No space left on device (os error 28)")])
