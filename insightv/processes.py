@@ -10,13 +10,14 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
 from insightv.config import Config, UserError, save_config
@@ -30,6 +31,9 @@ VERSION = 3
 
 SPLITS = ("test", "heldout", "development")
 """Keys under which a summary holds figures of a split."""
+
+PLAIN_EVERY = 60.0
+"""Seconds between two lines of progress of a stage where there is no terminal to draw a bar on."""
 
 Make = Callable[[Context, Path], Summary]
 
@@ -159,6 +163,13 @@ def _rate(task: Task) -> str:
     return f"{speed:.1f}/s" if speed >= 1 else f"{speed:.2g}/s"
 
 
+def _progress_line(task: Task) -> str:
+    """How far a stage is, in plain words: name, steps, rate, time left, and what else it told."""
+    steps = f"{task.completed:.0f}/{task.total:.0f}" if task.total else f"runs for {timedelta(seconds=int(task.elapsed or 0))}"
+    left = "" if task.time_remaining is None else f"{timedelta(seconds=int(task.time_remaining))} left"
+    return "  ".join(part for part in (task.description, steps, _rate(task), left, task.fields["note"]) if part)
+
+
 class _Conductor:
     """Starts every stage as soon as its needs are there and a place is free."""
 
@@ -203,6 +214,7 @@ class _Conductor:
                 note = " ".join(f"{key} {value}" for key, value in values.items() if key not in ("step", "of", "seconds_left"))
                 self._progress.update(bar, completed=values.get("step", 0), total=values.get("of"), note=note)
 
+            telling = asyncio.create_task(self._tell(bar))
             try:
                 if self._plan.steps[name].apart:
                     await self._apart(name, report)
@@ -211,8 +223,15 @@ class _Conductor:
             except UserError as error:
                 raise UserError(f"{name}: {error}") from error
             finally:
+                telling.cancel()
                 self._progress.remove_task(bar)
         self._console.print(f"[green]✓[/] [bold]{name}[/]  {tell(stage.summary)}  [dim]{time.monotonic() - began:.0f} s · {stage.folder}[/]", soft_wrap=True)
+
+    async def _tell(self, bar: TaskID) -> None:
+        """Print a line now and then where no bar is drawn, so that a log shows that the stage goes on, and how fast."""
+        while not self._console.is_terminal:
+            await asyncio.sleep(PLAIN_EVERY)
+            self._console.print(next(_progress_line(task) for task in self._progress.tasks if task.id == bar), markup=False, soft_wrap=True)
 
     async def _apart(self, name: str, report: Callable[[dict[str, Any]], None]) -> None:
         arguments = [str(self._config_path), name, *(["--retry-failed"] if self._retry_failed else [])]

@@ -163,6 +163,23 @@ def test_a_progress_bar_shows_the_rate(tmp_path: Path, monkeypatch: pytest.Monke
     assert rates and all(0 < rate < 21 for rate in rates)
 
 
+def test_without_a_terminal_a_long_stage_says_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    run_slow(tmp_path / "short", steps=2)
+    assert "/2" not in capsys.readouterr().out, "a stage of less than a minute needs no line"
+    monkeypatch.setattr(processes, "PLAIN_EVERY", 0.5)
+    run_slow(tmp_path / "long")
+    *lines, end = capsys.readouterr().out.splitlines()
+    assert end.startswith("✓ slow") and 1 <= len(lines) <= 10
+    steps = [int(re.fullmatch(r"slow  (\d+)/40  \d+(?:\.\d+)?/s  0:00:\d\d left  loss 0\.5", line)[1]) for line in lines]  # type: ignore[index]
+    assert steps == sorted(set(steps))
+
+
+def test_a_stage_that_reports_nothing_is_said_to_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(processes, "PLAIN_EVERY", 0.4)
+    run_slow(tmp_path, steps=1, seconds=1)
+    assert capsys.readouterr().out.startswith("slow  runs for 0:00:00\n")
+
+
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), RuntimeError("I/O error: No space left on device (os error 28)")])
 def test_a_full_disk_in_a_stage_is_one_line(error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def fail(*_: object) -> None:
