@@ -43,9 +43,9 @@ def describe() -> None:
 
 
 @app.command(rich_help_panel="Whole runs")
-def demo(overrides: Overrides) -> None:
+def demo(overrides: Overrides, retry_failed: RetryFailed = False) -> None:
     """Run the whole method on the built-in tiny world, in about ten minutes on two cores."""
-    _run(DEMO, overrides, None, False)
+    _run(DEMO, overrides, None, retry_failed)
 
 
 @app.command(rich_help_panel="Whole runs")
@@ -98,9 +98,9 @@ def assess(config: ConfigFile, overrides: Overrides, retry_failed: RetryFailed =
 
 
 @app.command(rich_help_panel="Parts of a run")
-def build(config: ConfigFile, overrides: Overrides) -> None:
+def build(config: ConfigFile, overrides: Overrides, retry_failed: RetryFailed = False) -> None:
     """Build the data sets from chains and judgements, each row traced in a manifest; sets of the reasoner's own chains need it trained first."""
-    _run(config, overrides, "build", False)
+    _run(config, overrides, "build", retry_failed)
 
 
 @app.command(rich_help_panel="Parts of a run")

@@ -3,10 +3,10 @@
 import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 
 class UserError(Exception):
@@ -256,7 +256,7 @@ class ModelsConfig(Settings):
     judge: EndpointConfig = EndpointConfig()
     scorer: EndpointConfig = EndpointConfig()
     base: Path | None = None
-    """Folder of the base model in transformers' layout; None is the world's shipped or trained base."""
+    """Folder of the base model in transformers' layout; None is the world's shipped or trained base, and without a world an error."""
 
 
 class TeacherDials(Settings):
@@ -325,6 +325,22 @@ class Config(Settings):
     parallel: int = Field(2, ge=1)
     """Trainings and evaluations that run side by side, each in a process of its own."""
 
+    @model_validator(mode="after")
+    def _problems_have_one_source(self) -> Self:
+        if self.world and (named := [f"problems.{name}" for name, path in self.problems if path]):
+            raise ValueError(f"world makes the problems, so {named[0]} would not be read: take one of the two out, as by world: null or problems: {{}}")
+        return self
+
+    @model_validator(mode="after")
+    def _adapter_has_its_base(self) -> Self:
+        ours, before = self.dpo.lora, self.reasoner.lora
+        if self.dpo.rounds and ours and not before:
+            # An adapter is loaded on the shared base, never on a reasoner with weights of its own.
+            raise ValueError("dpo.lora needs reasoner.lora: give the reasoner the same adapter, or train DPO in full by dpo.lora: null")
+        if self.dpo.rounds and ours and ours != before:
+            raise ValueError("dpo.lora differs from reasoner.lora: DPO goes on with the reasoner's adapter, so give both the same r, alpha and dropout")
+        return self
+
 
 def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
     """Read a YAML file and apply overrides such as `generate.n=5`; raises `UserError` in one line."""
@@ -387,7 +403,9 @@ def _explain(error: ValidationError) -> str:
             hint = f", did you mean {near[0]}?" if near else f"; known here: {', '.join(known)}"
             lines.append(f"unknown key {place}{hint}")
         else:
-            lines.append(f"{place}: {item['msg']}")
+            # The library's own text begins with "Value error, " where a validator of ours speaks, and names no place for the whole config.
+            message = str(item["ctx"]["error"]) if item["type"] == "value_error" else item["msg"]
+            lines.append(f"{place}: {message}" if place else message)
     return "; ".join(lines)
 
 

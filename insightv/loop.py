@@ -5,6 +5,7 @@ problems -> chains -> assessment -> data -> two agents -> T x (sample from M_t -
 
 import asyncio
 import re
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -20,7 +21,7 @@ from insightv.models.chat import Delta
 from insightv.processes import Plan, execute, tell
 from insightv.records import Problem
 from insightv.stages import Context
-from insightv.store import Run, content_hash
+from insightv.store import Run, Stage, content_hash
 
 if TYPE_CHECKING:
     from insightv.evaluation.figures import ReportData
@@ -53,8 +54,10 @@ def plan(config: Config) -> Plan:
     """All stages that the configured rows need, by name: the whole method."""
     c, steps = config, Plan(config)
     add = steps.add
-    add("problems", (), stages.make_problems, [c.world, c.problems, c.seed])
-    add("base", (), stages.make_base, [c.world and (c.world.retrain_base, c.world.base_steps), c.models.base, c.seed], apart=True)
+    files = [path for _, path in c.problems if path]
+    add("problems", (), stages.make_problems, [c.world, c.problems, c.seed], outside=files)
+    trained = c.world and (c.world.retrain_base, c.world.base_steps)
+    add("base", (), stages.make_base, [trained, c.models.base, c.seed], apart=True, outside=_base_files(c))
 
     add("generate", ("problems",), stages.generate, [c.generate, _who(c, "generator"), c.seed])
     add("assess", ("problems", "generate"), partial(stages.assess_chains, source="generate", split="train"), _judging(c))
@@ -96,6 +99,14 @@ def plan(config: Config) -> Plan:
     return steps
 
 
+def _base_files(config: Config) -> list[Path]:
+    """The files of the base's folder, of which its identity is made; none where the base is trained here, or the folder is missing."""
+    if config.models.base is None and config.world and config.world.retrain_base:
+        return []
+    folder = config.models.base or stages.SHIPPED_BASE
+    return sorted(path for path in folder.glob("[!.]*") if path.is_file())
+
+
 def _dpo_round(steps: Plan, c: Config, t: int, policy: str) -> str:
     """Round t (Insight-V, section 3.4): D_t comes from M_t itself, or off-policy from the teacher; returns the name of M_t+1."""
     chains, judged, split = "generate", "assess", "train"
@@ -117,15 +128,28 @@ def _dpo_round(steps: Plan, c: Config, t: int, policy: str) -> str:
     return name
 
 
-def _row(row: str, config: Config) -> tuple[str, tuple[str, ...]]:
+def _row(row: str, config: Config, setting: str = "systems.rows") -> tuple[str, tuple[str, ...]]:
     if row in ROWS:
         return ROWS[row]
     if match := re.fullmatch(r"pair\+dpo(\d*)", row):
         t = int(match[1] or config.dpo.rounds)
         if 1 <= t <= config.dpo.rounds:
             return "solve", (f"dpo{t}", "summarizer")
-        raise UserError(f"systems.rows: {row} needs dpo.rounds to be at least {max(t, 1)}, it is {config.dpo.rounds}")
-    raise UserError(f"systems.rows: no row {row!r}; there are {', '.join(ROWS)}, pair+dpo and pair+dpo1, pair+dpo2 ..")
+        raise UserError(f"{setting}: {row} needs dpo.rounds to be at least {max(t, 1)}, it is {config.dpo.rounds}")
+    raise UserError(f"{setting}: no row {row!r}; there are {', '.join(ROWS)}, pair+dpo and pair+dpo1, pair+dpo2 ..")
+
+
+def _check_comparisons(config: Config) -> None:
+    """Every row that is to be compared is evaluated: a test that was written down beforehand must not drop out by a slip of the pen."""
+    systems, rows = config.systems, ", ".join(config.systems.rows)
+    for setting, names, advice in (
+        ("systems.baseline", (systems.baseline,), f"-o systems.baseline={systems.rows[0] if systems.rows else 'ROW'}, for instance"),
+        ("systems.primary", (row for pair in systems.primary for row in pair), "-o 'systems.primary=[]' to compare nothing beforehand"),
+    ):
+        for row in names:
+            _row(row, config, setting)
+            if row not in systems.rows:
+                raise UserError(f"{setting}: {row} is not among systems.rows, which are {rows or 'none'}; add it there, name others, or write {advice}")
 
 
 def _who(config: Config, *roles: str) -> list[Any]:
@@ -145,9 +169,14 @@ def run(config: Config, only: set[str] | None = None, *, retry_failed: bool = Fa
     """Make all stages that a verb asks for (all without one), then the table and the report; goes on where an earlier run stopped."""
     config = name_teacher(config)
     steps = plan(config)
+    _check_comparisons(config)
     needed = _needed(steps)
     pattern = "|".join(VERBS[verb] for verb in only) if only else ".*"
-    execute(config, plan, {name for name in needed if re.fullmatch(pattern, name)}, with_teacher, retry_failed)
+    wanted = {name for name in needed if re.fullmatch(pattern, name)}
+    if config.world is None and config.models.base is None and "base" in steps.closure(wanted):
+        # The shipped base has seen nothing but the world's pictures.
+        raise UserError("models.base is not set: give the folder of a checkpoint in transformers' layout, or configure a world, which brings a base")
+    execute(config, plan, wanted, with_teacher, retry_failed)
     if only is None or "evaluate" in only:
         from insightv.table import show
 
@@ -214,10 +243,17 @@ def report(run: Path) -> Path:
 def _gathered(run: Path) -> "ReportData":
     from insightv.evaluation.collect import collect
 
-    config = _saved(run)
-    systems = config.systems
+    config, here = _saved(run), Run(run)
+    steps, systems = plan(config), config.systems
+    # A report is of what the run made: the files outside may be elsewhere by now.
+    steps.recall(here, steps.steps)
+    made = _made(steps, here)
+    rows = [row for row in systems.rows if f"evaluate-{row}" in made]
+    stale = [row for row in systems.rows if row not in rows and (run / f"evaluate-{row}").is_dir()]
+    if stale:
+        print(f"not shown, because made with other settings or an older version: {', '.join(stale)}; run the config again", file=sys.stderr)
     known = [problem for path in sorted((run / "problems").glob("*.jsonl")) for problem in read_problems(path)]
-    return collect(Run(run), known, rows=systems.rows, baseline=systems.baseline, primary=systems.primary, seed=config.seed)
+    return collect(here, known, rows=rows, baseline=systems.baseline, primary=systems.primary, seed=config.seed)
 
 
 def _rendered(data: "ReportData", run: Path) -> Path:
@@ -236,19 +272,23 @@ def _saved(run: Path, advice: str = "") -> Config:
 
 def status(run: Path) -> list[dict[str, object]]:
     """The stages of a run, whether they are done, and what each said of itself."""
-    steps, here = plan(_saved(run)), Run(run)
-    needed = _needed(steps)
+    steps = plan(_saved(run))
+    made, needed = _made(steps, Run(run)), _needed(steps)
     rows: list[dict[str, object]] = []
-    done: set[str] = set()
-    for name, step in steps.steps.items():
-        if name in needed:
-            stage = steps.stage(here, name) if done.issuperset(step.needs) else None
-            if stage and stage.done:
-                done.add(name)
-            begun = any((run / ".work").glob(f"{name}-{'?' * 12}"))
-            state = "done" if name in done else "begun" if begun else "to do"
-            rows.append({"stage": name, "state": state, "summary": tell(stage.summary) if stage and name in done else ""})
+    for name in (name for name in steps.steps if name in needed):
+        begun = any((run / ".work").glob(f"{name}-{'?' * 12}"))
+        state = "done" if name in made else "begun" if begun else "to do"
+        rows.append({"stage": name, "state": state, "summary": tell(made[name].summary) if name in made else ""})
     return rows
+
+
+def _made(steps: Plan, run: Run) -> dict[str, Stage]:
+    """The stages of a plan that are done in the run, by name."""
+    made: dict[str, Stage] = {}
+    for name, step in steps.steps.items():
+        if made.keys() >= set(step.needs) and (stage := steps.stage(run, name)).done:
+            made[name] = stage
+    return made
 
 
 def ask(run: Path, image: Path, question: str, options: tuple[str, ...] = ()) -> Iterator[Delta]:

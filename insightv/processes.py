@@ -8,27 +8,32 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 from insightv.config import Config, UserError, save_config
-from insightv.files import explained, locked, try_lock
+from insightv.files import explained, locked, stamp, try_lock
 from insightv.models.chat import EndpointDown
 from insightv.stages import Context, Summary
-from insightv.store import Run, Stage
+from insightv.store import Run, Stage, read_manifest
 
 VERSION = 3
 """Part of every stage's hash: raise it when the code of the stages changes what they make."""
 
 SPLITS = ("test", "heldout", "development")
 """Keys under which a summary holds figures of a split."""
+
+PLAIN_EVERY = 60.0
+"""Seconds between two lines of progress of a stage where there is no terminal to draw a bar on."""
 
 Make = Callable[[Context, Path], Summary]
 
@@ -43,6 +48,8 @@ class Step:
     settings: Any
     apart: bool
     """In a process of its own: whatever loads a model."""
+    outside: Mapping[str, str] = field(default_factory=dict)
+    """Files outside of the run that it is made from, and their stamps: they are inputs too."""
 
 
 @dataclass
@@ -53,12 +60,12 @@ class Plan:
     steps: dict[str, Step] = field(default_factory=dict)
     _finished: dict[str, str] = field(default_factory=dict)
 
-    def add(self, name: str, needs: tuple[str, ...], make: Make, settings: Any, *, apart: bool = False) -> None:
-        """Add a stage; what it needs must be there."""
+    def add(self, name: str, needs: tuple[str, ...], make: Make, settings: Any, *, apart: bool = False, outside: Iterable[Path] = ()) -> None:
+        """Add a stage; the stages that it needs must be there, the files outside need not: it is the stage that says so."""
         missing = [need for need in needs if need not in self.steps]
         if missing:
             raise ValueError(f"stage {name} needs {', '.join(missing)}, which come later or not at all")
-        self.steps[name] = Step(name, needs, make, _plain(settings), apart)
+        self.steps[name] = Step(name, needs, make, _plain(settings), apart, {str(path): stamp(path) for path in outside})
 
     def closure(self, names: set[str]) -> set[str]:
         """The stages and all that they need, directly or not."""
@@ -68,10 +75,17 @@ class Plan:
                 found.update(self.steps[name].needs)
         return found
 
+    def recall(self, run: Run, names: Iterable[str]) -> None:
+        """Take these stages, where they were made with these settings, for made from the files outside as they were: what became of these is passed over."""
+        for name in names:
+            step, manifest = self.steps[name], read_manifest(run.folder / name)
+            if not step.needs and manifest.get("config") == step.settings:
+                self.steps[name] = replace(step, outside=manifest["inputs"])
+
     def stage(self, run: Run, name: str) -> Stage:
         """The stage in the run; what it needs must be done."""
         step = self.steps[name]
-        inputs = {need: self._outputs(run, need) for need in step.needs}
+        inputs = {need: self._outputs(run, need) for need in step.needs} | dict(step.outside)
         return run.stage(name, inputs=inputs, config=step.settings, version=VERSION)
 
     def _outputs(self, run: Run, name: str) -> str:
@@ -95,15 +109,16 @@ def execute(
 ) -> None:
     """Make the wanted stages and what they need.
 
-    `around` is entered only if something has to be made; it yields the config that the stages get. Errors and Ctrl-C end the run after the
-    processes beside it were stopped; everything finished stays.
+    `around` is entered only if something has to be made; it yields the config that the stages get. With `retry_failed` a finished stage in which
+    something failed is made anew, from the journal but for what failed. Errors and Ctrl-C end the run after the processes beside it were stopped;
+    everything finished stays.
     """
     names = plan(config).closure(wanted)
     run = Run(config.run)
     with _held(run):
         # Also where nothing has to be made: the report reads from here what no stage depends on.
         save_config(config, run.folder / "config.yaml")
-        if _done(run, plan(config), names):
+        if _done(run, plan(config), names, retry_failed):
             return
         with around(config) as resolved:
             path = run.folder / ".work" / "config.yaml"
@@ -124,8 +139,35 @@ def _held(run: Run) -> Iterator[None]:
         yield
 
 
-def _done(run: Run, plan: Plan, names: set[str]) -> bool:
-    return all(plan.stage(run, name).done for name in plan.steps if name in names)
+def _done(run: Run, plan: Plan, names: set[str], retry_failed: bool) -> bool:
+    return all(_stays(plan.stage(run, name), retry_failed) for name in plan.steps if name in names)
+
+
+def _stays(stage: Stage, retry_failed: bool) -> bool:
+    """Whether a stage is done, and holds nothing that failed and shall be asked for again."""
+    return stage.done and not (retry_failed and stage.summary.get("failed"))
+
+
+class _Rate(ProgressColumn):
+    """How many items a second a stage gets done."""
+
+    def render(self, task: Task) -> Text:
+        return Text(_rate(task))
+
+
+def _rate(task: Task) -> str:
+    """Items per second lately, such as `12.3/s`; empty until two are done."""
+    speed = task.speed
+    if not speed:
+        return ""
+    return f"{speed:.1f}/s" if speed >= 1 else f"{speed:.2g}/s"
+
+
+def _progress_line(task: Task) -> str:
+    """How far a stage is, in plain words: name, steps, rate, time left, and what else it told."""
+    steps = f"{task.completed:.0f}/{task.total:.0f}" if task.total else f"runs for {timedelta(seconds=int(task.elapsed or 0))}"
+    left = "" if task.time_remaining is None else f"{timedelta(seconds=int(task.time_remaining))} left"
+    return "  ".join(part for part in (task.description, steps, _rate(task), left, task.fields["note"]) if part)
 
 
 class _Conductor:
@@ -136,8 +178,10 @@ class _Conductor:
         self._places = asyncio.Semaphore(plan.config.parallel)
         self._console = Console(highlight=False)
         name, note = TextColumn("{task.description:<22}"), TextColumn("{task.fields[note]}")
-        columns = (name, BarColumn(30), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), note)
-        self._progress = Progress(*columns, console=self._console, transient=True, disable=not self._console.is_terminal)
+        columns = (name, BarColumn(30), MofNCompleteColumn(), _Rate(), TimeElapsedColumn(), TimeRemainingColumn(), note)
+        # A step of a large training may take a minute: over the library's half of one there would be no rate.
+        settings: dict[str, Any] = {"speed_estimate_period": 300.0, "transient": True, "disable": not self._console.is_terminal}
+        self._progress = Progress(*columns, console=self._console, **settings)
 
     async def conduct(self, names: set[str]) -> None:
         sorter = TopologicalSorter({name: set(self._plan.steps[name].needs) for name in names})
@@ -160,7 +204,7 @@ class _Conductor:
 
     async def _make(self, name: str) -> None:
         stage = self._plan.stage(self._run, name)
-        if stage.done:
+        if _stays(stage, self._retry_failed):
             return
         async with self._places:
             began = time.monotonic()
@@ -170,6 +214,7 @@ class _Conductor:
                 note = " ".join(f"{key} {value}" for key, value in values.items() if key not in ("step", "of", "seconds_left"))
                 self._progress.update(bar, completed=values.get("step", 0), total=values.get("of"), note=note)
 
+            telling = asyncio.create_task(self._tell(bar))
             try:
                 if self._plan.steps[name].apart:
                     await self._apart(name, report)
@@ -178,8 +223,15 @@ class _Conductor:
             except UserError as error:
                 raise UserError(f"{name}: {error}") from error
             finally:
+                telling.cancel()
                 self._progress.remove_task(bar)
         self._console.print(f"[green]✓[/] [bold]{name}[/]  {tell(stage.summary)}  [dim]{time.monotonic() - began:.0f} s · {stage.folder}[/]", soft_wrap=True)
+
+    async def _tell(self, bar: TaskID) -> None:
+        """Print a line now and then where no bar is drawn, so that a log shows that the stage goes on, and how fast."""
+        while not self._console.is_terminal:
+            await asyncio.sleep(PLAIN_EVERY)
+            self._console.print(next(_progress_line(task) for task in self._progress.tasks if task.id == bar), markup=False, soft_wrap=True)
 
     async def _apart(self, name: str, report: Callable[[dict[str, Any]], None]) -> None:
         arguments = [str(self._config_path), name, *(["--retry-failed"] if self._retry_failed else [])]
@@ -257,10 +309,12 @@ def tell(summary: Summary) -> str:
 
 def make(plan: Plan, run: Run, name: str, report: Callable[[dict[str, Any]], None], retry_failed: bool) -> None:
     """Make one stage whose needs are done."""
+    # A file outside may have changed since the run began, which goes on with what it made of it.
+    plan.recall(run, plan.closure({name}) - {name})
     stage = plan.stage(run, name)
     with explained(run.folder), locked(stage.work / ".lock"):
         # Whoever held the lock before may have made it.
-        if stage.done:
+        if _stays(stage, retry_failed):
             return
         summary = plan.steps[name].make(Context(plan.config, run, report, retry_failed), stage.work)
         stage.commit(summary)

@@ -209,10 +209,17 @@ def rotate(problems: Sequence[Problem], start: int, count: int) -> list[Problem]
 
 
 def _keep_chains(work: Path, chains: list[Chain]) -> Summary:
+    """Write the chains, unless all failed: then the address or the model's name is wrong, and nothing below could work with them."""
     chains = sorted(chains, key=lambda chain: (chain.problem_id, chain.index))
+    reasons = Counter(chain.reason for chain in chains if chain.status == "failed")
+    failed = reasons.total()
+    if chains and failed == len(chains):
+        [(reason, count)] = reasons.most_common(1)
+        why = " ".join(reason.split())[:300]
+        raise UserError(f"all {failed} chains failed, {count} of them with: {why}; mend this, then run the same command with --retry-failed")
     write_records(work / "chains.jsonl", chains)
     defects = Counter(defect for chain in chains for defect in chain.defects)
-    return {"chains": len(chains), **diversity(chains), "defects": dict(sorted(defects.items()))}
+    return {"chains": len(chains), **diversity(chains), "failed": failed, "defects": dict(sorted(defects.items()))}
 
 
 def assess_chains(context: Context, work: Path, source: str, split: str, *, score: bool = True) -> Summary:
@@ -245,7 +252,12 @@ def assess_chains(context: Context, work: Path, source: str, split: str, *, scor
     values = [score.value for score in scores if score.value is not None]
     by = Counter(verdict.by for verdict in verdicts)
     mean = round(sum(values) / len(values), 1) if values else None
-    return {**dict(sorted(outcome.items())), "scored": len(values), "mean_score": mean, "not_scored": len(scores) - len(values), "by": dict(sorted(by.items()))}
+    lacking = len(scores) - len(values)
+    # A chain that failed cannot be judged; its own stage is the one to try again. What came but could not be read counts too: the records do
+    # not tell it apart, and to ask again for it costs nothing, because the journal holds the replies.
+    failed = lacking + sum(verdict.correct is None for verdict in verdicts) - sum(chain.status == "failed" for group in groups.values() for chain in group)
+    told = {**dict(sorted(outcome.items())), "scored": len(values), "mean_score": mean, "not_scored": lacking}
+    return {**told, "failed": failed, "by": dict(sorted(by.items()))}
 
 
 def measure_truth(context: Context, work: Path, source: str, judged: str, split: str) -> Summary:

@@ -20,7 +20,7 @@ from insightv.images import digest, media_type
 from insightv.journal import Journal
 from insightv.records import Record
 
-__all__ = ["ImageStore", "Journal", "Run", "Stage", "content_hash", "derive_seed", "read_records", "write_records"]
+__all__ = ["ImageStore", "Journal", "Run", "Stage", "content_hash", "derive_seed", "read_manifest", "read_records", "write_records"]
 
 R = TypeVar("R", bound=Record)
 
@@ -135,7 +135,7 @@ class Stage:
     @property
     def done(self) -> bool:
         """Whether the outputs of this very hash are complete."""
-        manifest = _read_manifest(self.folder)
+        manifest = read_manifest(self.folder)
         return manifest.get("hash") == self.hash and all((self.folder / name).is_file() for name in manifest["outputs"])
 
     @property
@@ -152,14 +152,14 @@ class Stage:
     def commit(self, summary: dict[str, Any]) -> None:
         """Make the work folder's files the stage's outputs, with a manifest and without scratch, by one rename.
 
-        Removed first, at any depth: names that begin with a dot or `checkpoint-`, and folders called `scratch`.
+        Scratch is, at any depth: names that begin with a dot or `checkpoint-`, and what is called `scratch`. It goes last: until the manifest
+        is on disk, a kill has to find the checkpoints from which the stage is resumed.
         """
         work = self.work
         with explained(work):
-            _remove_scratch(work)
-            files = sorted(path for path in work.rglob("*") if path.is_file() and path != work / "manifest.json")
-            outputs = {path.relative_to(work).as_posix(): _sha256(path) for path in files}
-            for path in (*files, *(path for path in work.rglob("*") if path.is_dir())):
+            kept = [path for path in _without_scratch(work) if path not in (work / "manifest.json", work / "manifest.json.part")]
+            outputs = {path.relative_to(work).as_posix(): _sha256(path) for path in kept if path.is_file()}
+            for path in kept:
                 sync(path)
         manifest = {"stage": self.name, "hash": self.hash, "version": self.version, "config": self.config, "inputs": dict(self.inputs)}
         with replacing(work / "manifest.json") as file:
@@ -174,6 +174,7 @@ class Stage:
             # A work folder holds its manifest only once all else is on disk; another process may have moved it meanwhile.
             if not (self._work / "manifest.json").is_file():
                 return
+            _remove_scratch(self._work)
             aside = self._work.parent / f"old-{self.name}-{secrets.token_hex(4)}"
             if self.folder.exists():
                 self.folder.rename(aside)
@@ -189,7 +190,7 @@ class Stage:
     def _manifest(self) -> dict[str, Any]:
         if not self.done:
             raise UserError(f"stage {self.name} of {self.run} is not done; run it first")
-        return _read_manifest(self.folder)
+        return read_manifest(self.folder)
 
 
 class Run:
@@ -219,7 +220,8 @@ class Run:
         return stage
 
 
-def _read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What a stage's folder says of how it was made (`hash`, `config`, `inputs`, `outputs`, `summary`); empty where there is none."""
     try:
         manifest: dict[str, Any] = orjson.loads((folder / "manifest.json").read_bytes())
     except FileNotFoundError:
@@ -227,6 +229,15 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     except orjson.JSONDecodeError:
         raise UserError(f"{folder}/manifest.json is damaged; remove {folder} and run again") from None
     return manifest
+
+
+def _without_scratch(folder: Path) -> list[Path]:
+    """Files and folders at any depth, sorted, but for scratch and what lies in it."""
+    found: list[Path] = []
+    for path in sorted(folder.iterdir()):
+        if not _SCRATCH.fullmatch(path.name):
+            found += [path, *_without_scratch(path)] if path.is_dir() else [path]
+    return found
 
 
 def _remove_scratch(folder: Path) -> None:

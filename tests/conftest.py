@@ -229,7 +229,7 @@ def in_this_process() -> Iterator[None]:
     """Stages that would be processes of their own run here: loading the libraries a dozen times is most of a tiny run."""
 
     async def make(conductor: Any, name: str, report: Any) -> None:
-        await asyncio.to_thread(processes.make, conductor._plan, conductor._run, name, report, False)
+        await asyncio.to_thread(processes.make, conductor._plan, conductor._run, name, report, conductor._retry_failed)
 
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(processes._Conductor, "_apart", make)

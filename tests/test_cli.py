@@ -34,6 +34,15 @@ def test_every_verb_teaches(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     assert "Usage" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("verb", ["demo", "run", "generate", "assess", "build", "train", "evaluate"])
+def test_every_verb_that_asks_for_chains_can_ask_again(monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr("insightv.loop.run", lambda settings, only, *, retry_failed: asked.append(retry_failed))
+    for flag in ([], ["--retry-failed"]):
+        assert call(monkeypatch, verb, *([] if verb == "demo" else [str(cli.DEMO)]), *flag) == 0
+    assert asked == [False, True]
+
+
 def test_help_lists_every_verb(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(monkeypatch, "--help") == 0
     out = capsys.readouterr().out

@@ -81,6 +81,25 @@ def test_a_bad_value_names_its_place(tmp_path: Path) -> None:
     assert "seed: " in complaint(written(tmp_path, "seed: tomorrow"))
 
 
+def test_problems_come_from_a_world_or_from_files(tmp_path: Path) -> None:
+    path = written(tmp_path, "world: {}\nproblems: {train: mine.jsonl}")
+    assert complaint(path).endswith(
+        "config.yaml: world makes the problems, so problems.train would not be read: take one of the two out, as by world: null or problems: {}"
+    )
+    assert load_config(path, ["world=null"]).problems.train == Path("mine.jsonl")
+    assert load_config(path, ["problems={}"]).world is not None
+
+
+def test_an_adapter_of_dpo_is_the_reasoners_or_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path, "dpo: {lora: {r: 4}}")
+    assert complaint(path).endswith("config.yaml: dpo.lora needs reasoner.lora: give the reasoner the same adapter, or train DPO in full by dpo.lora: null")
+    assert complaint(path, "reasoner.lora={r: 8}").endswith("so give both the same r, alpha and dropout")
+    for sound in ("reasoner.lora={r: 4}", "dpo.rounds=0", "dpo.lora=null"):
+        load_config(path, [sound])
+    # The adapter is merged, and DPO trains all weights.
+    load_config(path, ["reasoner.lora={r: 4}", "dpo.lora=null"])
+
+
 def test_overrides_reach_any_depth_and_win_over_the_file(tmp_path: Path) -> None:
     path = written(tmp_path, "generate: {n: 2, max_steps: 9}")
     config = load_config(path, ["generate.n=5", "dpo.sampling.temperature=0.8", "systems.rows=[base, pair]", "world.teacher.latency=0.5", "run=runs/other"])

@@ -1,5 +1,7 @@
 """The stages of the smallest whole run: nothing is made or asked twice, a change remakes what depends on it, and mistakes are one line."""
 
+import json
+import os
 import re
 import shutil
 import sqlite3
@@ -11,15 +13,21 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from insightv import loop
-from insightv.config import Config, TeacherDials, UserError, load_config
+from insightv import loop, processes
+from insightv.config import Config, TeacherDials, UserError, load_config, save_config
+from insightv.datasets.sources import write_problems
 from insightv.models.chat import EndpointDown
 from insightv.records import Chain, Problem
 from insightv.stages import SHIPPED_BASE
-from insightv.store import Run, read_records
+from insightv.store import ImageStore, Run, read_records
+from insightv.world.problems import make_split
 
 SMALL = Path(__file__).parent / "small.yaml"
 ROWS = ("base", "single", "pair", "pair+dpo")
+REQUESTS = 6 + 1
+"""Requests of a chain at most: its steps and its conclusion."""
+
+Teach = Callable[[TeacherDials], tuple[str, Any]]
 
 pytestmark = pytest.mark.usefixtures("in_this_process")
 
@@ -98,6 +106,23 @@ def test_the_table_follows_settings_that_no_stage_depends_on(again: Path, capsys
     assert load_config(again / "config.yaml").systems.baseline == "single"
 
 
+def test_the_report_has_the_rows_of_the_saved_config_as_they_were_made_with_it(
+    again: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def shown() -> list[str]:
+        return [row.system for table in loop._gathered(again).tables[:1] for row in table.rows]
+
+    assert shown() == list(ROWS)
+    monkeypatch.setattr(processes, "stamp", lambda path: "moved away")
+    assert shown() == list(ROWS) and states(again)["base"] == "to do"
+    monkeypatch.undo()
+    save_config(load_config(again / "config.yaml", ["systems.rows=[pair, base]"]), again / "config.yaml")
+    assert shown() == ["pair", "base"] and capsys.readouterr().err == ""
+    save_config(load_config(again / "config.yaml", ["summarizer.max_steps=4"]), again / "config.yaml")
+    assert shown() == ["base"]
+    assert re.fullmatch(r"not shown, because made with other settings or an older version: pair; run the config again\n", capsys.readouterr().err)
+
+
 def test_a_changed_dial_is_another_teacher(again: Path) -> None:
     config = small(again, SHIPPED_BASE, "world.teacher.malformed=0.5")
     before = {chain.model for chain in read_records(again / "generate" / "chains.jsonl", Chain)}
@@ -114,6 +139,16 @@ def test_a_mistake_is_one_line_that_names_the_place(tmp_path: Path) -> None:
     mistakes = {
         "systems.rows=[base, triple]": r"^systems\.rows: no row 'triple'; there are base, .*pair\+dpo",
         "systems.rows=[pair+dpo3]": r"^systems\.rows: pair\+dpo3 needs dpo\.rounds to be at least 3, it is 1$",
+        "systems.primary=[[base, pari]]": r"^systems\.primary: no row 'pari'; there are base, .*pair\+dpo",
+        "systems.primary=[[base, pair+dpo2]]": r"^systems\.primary: pair\+dpo2 needs dpo\.rounds to be at least 2, it is 1$",
+        "systems.primary=[[pair, reasoner]]": (
+            r"^systems\.primary: reasoner is not among systems\.rows, which are base, single, pair, pair\+dpo; "
+            r"add it there, name others, or write -o 'systems\.primary=\[\]' to compare nothing beforehand$"
+        ),
+        "systems.baseline=basis": r"^systems\.baseline: no row 'basis'; there are base, ",
+        "systems.rows=[pair]": (
+            r"^systems\.baseline: base is not among systems\.rows, which are pair; add it there, name others, or write -o systems\.baseline=pair, for instance$"
+        ),
         "models.base=/nowhere/base": r"^base: models\.base: no model at /nowhere/base: config\.json is missing",
     }
     for mistake, message in mistakes.items():
@@ -126,10 +161,109 @@ def test_without_a_world_splits_and_endpoints_must_be_there(tmp_path: Path) -> N
     endpoints = to("http://127.0.0.1:1/v1", "max_outage=0.3")
     with pytest.raises(UserError, match=r"^models\.generator\.url, .* must be set, or a world configured$"):
         loop.run(small(tmp_path / "run", SHIPPED_BASE, "world=null"))
+    with pytest.raises(UserError, match=r"^models\.base is not set: give the folder of a checkpoint in transformers' layout, or configure a world"):
+        loop.run(small(tmp_path / "run", SHIPPED_BASE, "world=null", "models.base=null", *endpoints))
+    with pytest.raises(UserError, match=r"^problems: problems\.train is not set"):
+        # Chains and their assessment need no base.
+        loop.run(small(tmp_path / "run", SHIPPED_BASE, "world=null", "models.base=null", *endpoints), {"assess"})
     with pytest.raises(UserError, match=r"^problems: problems\.train is not set"):
         loop.run(small(tmp_path / "run", SHIPPED_BASE, "world=null", *endpoints))
     with pytest.raises(UserError, match=r"^problems: no problem records at /nowhere/train\.jsonl$"):
         loop.run(small(tmp_path / "run", SHIPPED_BASE, "world=null", "problems.train=/nowhere/train.jsonl", *endpoints))
+
+
+def states(run: Path) -> dict[str, str]:
+    return {str(row["stage"]): str(row["state"]) for row in loop.status(run)}
+
+
+def test_problems_that_changed_in_place_are_taken_anew(tmp_path: Path, counting_teacher: Teach, capsys: pytest.CaptureFixture[str]) -> None:
+    url, _ = counting_teacher(TeacherDials())
+    path = tmp_path / "mine" / "problems.jsonl"
+    mine = list(make_split(ImageStore(path.parent / "images"), "train", 9, seed=0, difficulty=0.2))
+    write_problems(path, mine)
+    config = small(tmp_path / "run", SHIPPED_BASE, "world=null", *(f"problems.{split}={path}" for split in ("train", "preference", "own")), *to(url))
+    loop.run(config, {"generate"})
+    assert made(capsys) == {"problems", "generate"} and states(config.run)["generate"] == "done"
+
+    os.utime(path)
+    assert states(config.run)["problems"] == "to do"
+    loop.run(config, {"generate"})
+    assert made(capsys) == {"problems"} and states(config.run)["generate"] == "done"
+
+    write_problems(path, mine[:-1])
+    loop.run(config, {"generate"})
+    assert made(capsys) == {"problems", "generate"}
+    path.unlink()
+    with pytest.raises(UserError, match=rf"^problems: no problem records at {path}$"):
+        loop.run(config, {"generate"})
+
+
+@pytest.mark.parametrize("shipped", [True, False])
+def test_a_base_that_changed_in_place_is_taken_anew(
+    tmp_path: Path, tiny_llava: Path, shipped: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(tiny_llava, tmp_path / "base")
+    monkeypatch.setattr("insightv.stages.SHIPPED_BASE", folder)
+    config = small(tmp_path / "run", folder, *(["models.base=null"] if shipped else []))
+    loop.run(config, {"base"})
+    identity = (config.run / "base" / "base.json").read_bytes()
+    for name, text, same in (("tokenizer.json", "", True), ("chat_template.jinja", " ", False)):
+        with (folder / name).open("a", encoding="utf-8") as file:
+            file.write(text)
+        os.utime(folder / name)
+        assert states(config.run)["base"] == "to do"
+        capsys.readouterr()
+        loop.run(config, {"base"})
+        assert made(capsys) == {"base"} and ((config.run / "base" / "base.json").read_bytes() == identity) is same
+    shutil.rmtree(folder)
+    with pytest.raises(UserError, match=rf"^base: models\.base: no model at {folder}: "):
+        loop.run(config, {"base"})
+
+
+def test_when_all_chains_fail_nothing_is_committed_and_a_mended_address_is_asked(tmp_path: Path, counting_teacher: Teach) -> None:
+    url, _ = counting_teacher(TeacherDials())
+    wrong = small(tmp_path / "run", SHIPPED_BASE, *to(url.removesuffix("/v1"), "revision=mine"))
+    mended = small(tmp_path / "run", SHIPPED_BASE, *to(url, "revision=mine"))
+    # Failures are in the journal: without the flag they stand, whatever the address.
+    for config in (wrong, mended):
+        with pytest.raises(UserError, match=r"^generate: all 36 chains failed, 36 of them with: HTTP 404.*; mend this, then .* --retry-failed$"):
+            loop.run(config, {"generate"})
+    assert not (tmp_path / "run" / "generate").exists()
+    loop.run(mended, {"generate"}, retry_failed=True)
+    assert {chain.status for chain in read_records(tmp_path / "run" / "generate" / "chains.jsonl", Chain)} <= {"ok", "defect"}
+
+
+@pytest.mark.parametrize(
+    ("verb", "role", "records", "mark"),
+    [("generate", "generator", "chains.jsonl", b'"status":"failed"'), ("assess", "judge", "verdicts.jsonl", b'"correct":null')],
+)
+def test_what_failed_in_a_finished_stage_is_asked_again(
+    tmp_path: Path, counting_teacher: Teach, capsys: pytest.CaptureFixture[str], verb: str, role: str, records: str, mark: bytes
+) -> None:
+    # Answers in sentences, so that the judge is asked; nothing malformed, so that all that fails are requests.
+    dials = {"wordy_answer": 1.0, "malformed": 0.0, "missing_score": 0.0}
+    (sound, _), (broken, _) = (counting_teacher(TeacherDials(**dials, error_rate=rate)) for rate in (0, 0.3))
+    where = [*to(sound, "revision=mine"), f"models.{role}.retries=0"]
+    folder = tmp_path / "run" / verb
+    loop.run(small(tmp_path / "run", SHIPPED_BASE, *where, f"models.{role}.url={broken}"), {verb})
+    failed = manifest(folder)["summary"]["failed"]
+    assert 0 < failed < 36 and (folder / records).read_bytes().count(mark) == failed
+
+    url, asked = counting_teacher(TeacherDials(**dials))
+    mended = small(tmp_path / "run", SHIPPED_BASE, *where, f"models.{role}.url={url}")
+    capsys.readouterr()
+    loop.run(mended, {verb})
+    assert made(capsys) == set() and not asked
+    loop.run(mended, {verb}, retry_failed=True)
+    assert verb in made(capsys) and manifest(folder)["summary"]["failed"] == 0 and mark not in (folder / records).read_bytes()
+    # Only what failed, and the rest of a chain that ended there; what came the first time is not paid again.
+    assert 0 < asked.total() <= failed * REQUESTS
+    loop.run(mended, {verb}, retry_failed=True)
+    assert made(capsys) == set()
+
+
+def manifest(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "manifest.json").read_bytes())
 
 
 def test_an_endpoint_out_of_reach_ends_the_run_and_the_check(tmp_path: Path) -> None:
@@ -182,7 +316,7 @@ def test_ask_refuses_what_is_no_picture_and_a_run_without_agents(whole: Path, ag
         list(loop.ask(tmp_path / "none", tmp_path / "b.png", "What?"))
 
 
-def test_a_check_says_what_each_role_can_and_leaves_the_run_as_it_was(tmp_path: Path, counting_teacher: Callable[[TeacherDials], tuple[str, Any]]) -> None:
+def test_a_check_says_what_each_role_can_and_leaves_the_run_as_it_was(tmp_path: Path, counting_teacher: Teach) -> None:
     url, asked = counting_teacher(TeacherDials())
     config = small(tmp_path / "run", SHIPPED_BASE, *to(url, "price_out=1000"))
     rows = loop.check(config)

@@ -112,6 +112,6 @@ def test_a_tiny_model_goes_from_the_problems_to_the_report(
 
 def test_a_policy_without_a_correct_chain_ends_the_run_with_the_reason(tiny_llava_next: Path, tmp_path: Path, in_this_process: None) -> None:
     with serve(TeacherDials()) as url:
-        config = tiny(tmp_path, tiny_llava_next, url, "systems.rows=[pair+dpo]")
+        config = tiny(tmp_path, tiny_llava_next, url, "systems.rows=[pair+dpo]", "systems.baseline=pair+dpo", "systems.primary=[]")
         with pytest.raises(UserError, match=r"^round1-data: no preference pairs: 0 of 8 chains were correct, .*dpo\.pairs_from: teacher$"):
             loop.run(config, {"train"})

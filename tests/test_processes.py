@@ -1,8 +1,10 @@
 """Stages beside each other: Ctrl-C ends them all at once, a lock that was waited for is looked behind, and a full disk is one line."""
 
 import asyncio
+import contextlib
 import errno
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,12 +12,14 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from insightv import child, loop, processes
-from insightv.config import UserError, load_config
+from insightv.config import Config, UserError, load_config
 from insightv.files import locked
+from insightv.stages import Context
 from insightv.store import Run
 
 SMALL = Path(__file__).parent / "small.yaml"
@@ -103,6 +107,77 @@ def test_a_stage_that_another_process_made_meanwhile_is_left(tmp_path: Path, tin
     plan.steps["problems"] = processes.Step("problems", (), fail, plan.steps["problems"].settings, False)
     processes.make(plan, Run(tmp_path), "problems", lambda _: None, False)
     assert plan.stage(Run(tmp_path), "problems").outputs_hash == made
+
+
+def test_a_file_outside_that_changes_while_a_run_goes_on_does_not_end_it(tmp_path: Path) -> None:
+    config, file, run = Config(run=tmp_path / "run"), tmp_path / "rows.jsonl", Run(tmp_path / "run")
+
+    def copy(_: object, work: Path) -> dict[str, Any]:
+        (work / "rows").write_bytes(file.read_bytes())
+        return {}
+
+    def plan() -> processes.Plan:
+        steps = processes.Plan(config)
+        steps.add("rows", (), copy, ["as they are"], outside=[file])
+        steps.add("data", ("rows",), copy, [])
+        return steps
+
+    file.write_text("one", encoding="utf-8")
+    processes.make(plan(), run, "rows", lambda _: None, False)
+    file.write_text("one more", encoding="utf-8")
+    assert not plan().stage(run, "rows").done
+    processes.make(plan(), run, "data", lambda _: None, False)
+    assert (run.folder / "rows" / "rows").read_text() == "one"
+    processes.make(plan(), run, "rows", lambda _: None, False)
+    assert (run.folder / "rows" / "rows").read_text() == "one more"
+    # Neither the file nor other settings may be taken for what it was made from.
+    steps = plan()
+    steps.add("rows", (), copy, ["in another way"], outside=[file])
+    steps.recall(run, ["rows"])
+    assert not steps.stage(run, "rows").done
+
+
+def run_slow(folder: Path, *, steps: int = 40, seconds: float = 0.05) -> None:
+    """A run of one stage that reports its steps."""
+
+    def slow(context: Context, work: Path) -> dict[str, Any]:
+        for step in range(1, steps + 1):
+            time.sleep(seconds)
+            context.report({"step": step, "of": steps, "loss": 0.5})
+        return {}
+
+    def plan(config: Config) -> processes.Plan:
+        steps = processes.Plan(config)
+        steps.add("slow", (), slow, [])
+        return steps
+
+    processes.execute(Config(run=folder), plan, {"slow"}, contextlib.nullcontext, False)
+
+
+def test_a_progress_bar_shows_the_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "140")
+    run_slow(tmp_path)
+    said = re.sub(r"\x1b\[[^a-zA-Z]*[a-zA-Z]", "", capsys.readouterr().out)
+    rates = [float(rate) for rate in re.findall(r"slow .* \d+/40 (\S+)/s \d:\d\d:\d\d .*loss 0\.5", said)]
+    assert rates and all(0 < rate < 21 for rate in rates)
+
+
+def test_without_a_terminal_a_long_stage_says_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    run_slow(tmp_path / "short", steps=2)
+    assert "/2" not in capsys.readouterr().out, "a stage of less than a minute needs no line"
+    monkeypatch.setattr(processes, "PLAIN_EVERY", 0.5)
+    run_slow(tmp_path / "long")
+    *lines, end = capsys.readouterr().out.splitlines()
+    assert end.startswith("✓ slow") and 1 <= len(lines) <= 10
+    steps = [int(re.fullmatch(r"slow  (\d+)/40  \d+(?:\.\d+)?/s  0:00:\d\d left  loss 0\.5", line)[1]) for line in lines]  # type: ignore[index]
+    assert steps == sorted(set(steps))
+
+
+def test_a_stage_that_reports_nothing_is_said_to_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(processes, "PLAIN_EVERY", 0.4)
+    run_slow(tmp_path, steps=1, seconds=1)
+    assert capsys.readouterr().out.startswith("slow  runs for 0:00:00\n")
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), RuntimeError("I/O error: No space left on device (os error 28)")])

@@ -223,6 +223,43 @@ def test_work_survives_and_a_commit_cut_short_is_finished(tmp_path: Path) -> Non
     assert Run(tmp_path).stage("data", inputs={}, config=None, version=1).summary == {"n": 1}
 
 
+def test_a_commit_that_is_killed_keeps_the_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Run(tmp_path).stage("sft", inputs={}, config=None, version=1)
+    state = stage.work / "scratch" / "checkpoint-10" / "state"
+    state.parent.mkdir(parents=True)
+    state.write_text("s")
+    (stage.work / "weights").write_text("w")
+
+    def die(_: Path) -> str:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("insightv.store._sha256", die)
+        with pytest.raises(KeyboardInterrupt):
+            stage.commit({})
+    assert state.read_text() == "s" and not stage.done
+    (stage.work / "manifest.json.part").write_text("{")  # as a kill leaves it while the manifest is written
+    stage.commit({"steps": 10})
+    assert stage.done and stage.summary == {"steps": 10}
+    assert sorted(path.name for path in stage.folder.rglob("*")) == ["manifest.json", "weights"]
+
+
+def test_a_kill_while_scratch_is_removed_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Run(tmp_path).stage("sft", inputs={}, config=None, version=1)
+    (stage.work / "scratch").mkdir()
+    (stage.work / "weights").write_text("w")
+
+    def die(_: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("insightv.store._remove_scratch", die)
+        with pytest.raises(KeyboardInterrupt):
+            stage.commit({"steps": 10})
+    assert Run(tmp_path).stage("sft", inputs={}, config=None, version=1).summary == {"steps": 10}
+    assert sorted(path.name for path in stage.folder.rglob("*")) == ["manifest.json", "weights"]
+
+
 def test_a_lost_output_makes_a_stage_undone(tmp_path: Path) -> None:
     stage = Run(tmp_path).stage("data", inputs={}, config=None, version=1)
     (stage.work / "rows").write_text("x")

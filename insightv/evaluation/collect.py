@@ -28,12 +28,13 @@ def collect(
 ) -> ReportData:
     """Gather a run's report from its stages' folders.
 
-    `problems` are those of every split that was evaluated or generated for; `rows` orders the table (others follow by name). Read are `evaluate-<row>/*.jsonl`
-    (a file per split; `solutions.jsonl` is the test split), `<stage>/chains.jsonl`, `verdicts.jsonl`, `scores.jsonl`, `log.jsonl` and `manifest.json`.
-    At most `examples` problems a kind are shown with their image.
+    `problems` are those of every split that was evaluated or generated for; `rows` are the rows of the table in their order: a row that lies in the run
+    but is not named, as another config left it, is not shown. Read are `evaluate-<row>/*.jsonl` (a file per split; `solutions.jsonl` is the test split),
+    `<stage>/chains.jsonl`, `verdicts.jsonl`, `scores.jsonl`, `log.jsonl` and `manifest.json`. At most `examples` problems a kind are shown with their image.
     """
     known = {problem.id: problem for problem in problems}
-    folders = _stages(run.folder)
+    wanted = {f"evaluate-{row}" for row in rows}
+    folders = [folder for folder in _stages(run.folder) if folder.name in wanted or not folder.name.startswith("evaluate-")]
     solutions = _solutions(folders, rows)
     verdicts = {v.chain_id: v for folder in folders for v in _records(folder / "verdicts.jsonl", Verdict)}
     scores = {s.chain_id: s for folder in folders for s in _records(folder / "scores.jsonl", Score)}
@@ -76,10 +77,10 @@ def _stages(folder: Path) -> list[Path]:
 
 def _solutions(folders: Sequence[Path], rows: Sequence[str]) -> dict[str, dict[str, list[Solution]]]:
     """Split -> row -> solutions; the test split first, rows in the wanted order."""
-    found = {folder.name.removeprefix("evaluate-"): folder for folder in folders if folder.name.startswith("evaluate-")}
+    found = {folder.name: folder for folder in folders}
     splits: dict[str, dict[str, list[Solution]]] = defaultdict(dict)
-    for row in [*(row for row in rows if row in found), *sorted(found.keys() - set(rows))]:
-        for path in sorted(found[row].glob("*.jsonl"), key=lambda path: (path.stem != "solutions", path.stem)):
+    for row in (row for row in rows if f"evaluate-{row}" in found):
+        for path in sorted(found[f"evaluate-{row}"].glob("*.jsonl"), key=lambda path: (path.stem != "solutions", path.stem)):
             # The row's name is the folder's: a table must not depend on what a system calls itself.
             named = [solution.model_copy(update={"system": row}) for solution in _records(path, Solution)]
             splits["test" if path.stem == "solutions" else path.stem][row] = named

@@ -102,6 +102,15 @@ def test_collected_figures(data: ReportData) -> None:
     assert table.lengths["pair"] == [len(HOSTILE.split()) + 6] * 12
 
 
+def test_only_the_rows_that_are_named_are_shown(tmp_path: Path) -> None:
+    run, problems = make_run(tmp_path)
+    assert [row.system for row in collect(run, problems, rows=("pair", "base", "absent")).tables[0].rows] == ["pair", "base"]
+    data = collect(run, problems, rows=("base",))
+    assert [row.system for row in data.tables[0].rows] == ["base"]
+    assert {"evaluate-base", "reasoner"} <= {stage.name for stage in data.stages} and "evaluate-pair" not in {stage.name for stage in data.stages}
+    assert not any("pair" in (e.outcome, *(output.title for output in e.outputs)) for e in data.examples)
+
+
 def test_stages_stand_in_the_order_of_the_work(data: ReportData) -> None:
     names = [stage.name for stage in data.stages]
     assert names.index("generate") < names.index("assess") < min(names.index("evaluate-base"), names.index("dpo-1"))

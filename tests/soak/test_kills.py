@@ -158,7 +158,7 @@ def settings(config: Path, base: Path, teach: Teach, *more: str) -> tuple[list[s
 def test_three_kills(tmp_path: Path, tiny_llava: Path, counting_teacher: Teach, in_this_process: None) -> None:
     chance = random.Random(SEED)
     # Loading the libraries is most of it, so only the reasoner is trained here, and the undisturbed run has its stages in this process.
-    overrides, asked = settings(SMALL, tiny_llava, counting_teacher, "systems.rows=[reasoner]", "reasoner.max_steps=12")
+    overrides, asked = settings(SMALL, tiny_llava, counting_teacher, "systems.rows=[reasoner]", "systems.baseline=reasoner", "reasoner.max_steps=12")
     storm = Storm(SMALL, tmp_path / "storm", overrides, "train")
     requests, seconds, steps = chance.randrange(10, 100), chance.uniform(0.5, 5), chance.randrange(2, 9)
     moments = [lambda: lambda: asked.total() >= requests, lambda: after(seconds), lambda: storm.after_steps(steps)]
@@ -174,7 +174,8 @@ def test_three_kills(tmp_path: Path, tiny_llava: Path, counting_teacher: Teach, 
 
 @pytest.mark.slow
 def test_killed_runs_end_in_the_same_bytes(tmp_path: Path, tiny_llava: Path, counting_teacher: Teach) -> None:
-    small = ("reasoner.max_steps=60", "summarizer.max_steps=60", "dpo.max_steps=30", "systems.rows=[pair+dpo]") if CONFIG == SMALL else ()
+    rows = ("systems.rows=[pair+dpo]", "systems.baseline=pair+dpo")
+    small = ("reasoner.max_steps=60", "summarizer.max_steps=60", "dpo.max_steps=30", *rows) if CONFIG == SMALL else ()
     often = [f"{training}.save_steps=2" for training in ("reasoner", "summarizer", "single", "dpo")]
     overrides, asked = settings(CONFIG, tiny_llava, counting_teacher, *often, *small)
     calm = tmp_path / "calm"
