@@ -74,8 +74,11 @@ def plan(config: Config) -> Plan:
         add(name, rated, partial(stages.build_reasoning, form=form), [c.reasoning, c.prompts])
         add(model, ("base", name), partial(stages.train_sft, data=name, settings=settings), settings, apart=True)
 
-    last = f"dpo{c.dpo.rounds}" if c.dpo.rounds else "reasoner"
-    author, own = (last, "dpo-chains") if c.summary.own_chains == "dpo" else ("reasoner", "own-chains")
+    policy = "reasoner"
+    for t in range(1, c.dpo.rounds + 1):
+        policy = _dpo_round(steps, c, t, policy)
+
+    author, own = (policy, "dpo-chains") if c.summary.own_chains == "dpo" else ("reasoner", "own-chains")
     drawn = c.summary.own_sampling or c.systems.reasoner
     draw = partial(stages.sample, model=author, split="own", n=c.summary.own_n, sampling=drawn)
     add(own, ("problems", author), draw, [c.summary.own_n, c.dpo.server, *_drawing(c, drawn)], apart=True)
@@ -87,10 +90,6 @@ def plan(config: Config) -> Plan:
     add("single-fair-data", (*rated, "summary-data"), stages.build_fair, [c.reasoning, c.prompts])
     like = ("reasoner", "summarizer")
     add("single-fair", ("base", "single-fair-data", *like), partial(stages.train_sft, data="single-fair-data", settings=fair, like=like), fair, apart=True)
-
-    policy = "reasoner"
-    for t in range(1, c.dpo.rounds + 1):
-        policy = _dpo_round(steps, c, t, policy)
 
     for row in c.systems.rows:
         solver, models = _row(row, c)

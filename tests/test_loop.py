@@ -157,6 +157,12 @@ def test_a_mistake_is_one_line_that_names_the_place(tmp_path: Path) -> None:
         assert len(str(error.value).splitlines()) == 1
 
 
+def test_own_chains_may_come_from_the_last_round_of_dpo(tmp_path: Path) -> None:
+    steps = loop.plan(small(tmp_path / "run", SHIPPED_BASE, "summary.own_chains=dpo", "dpo.rounds=2")).steps
+    assert steps["dpo-chains"].needs == ("problems", "dpo2")
+    assert "dpo-chains" in steps["summary-data"].needs
+
+
 def test_without_a_world_splits_and_endpoints_must_be_there(tmp_path: Path) -> None:
     endpoints = to("http://127.0.0.1:1/v1", "max_outage=0.3")
     with pytest.raises(UserError, match=r"^models\.generator\.url, .* must be set, or a world configured$"):
