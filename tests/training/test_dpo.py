@@ -11,7 +11,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from insightv.config import DpoConfig, UserError
-from insightv.models.vlm import load
+from insightv.models.chat import Image as ImagePart
+from insightv.models.chat import Message, Text
+from insightv.models.vlm import encode, load
 from insightv.training import dpo
 
 MODELS = ("tiny_llava", "tiny_llava_next", "tiny_qwen")
@@ -62,6 +64,26 @@ def test_losses_and_metrics_are_those_of_trl_over_several_optimizer_steps(
     assert [entry["margin"] for entry in ours] == pytest.approx([entry["rewards/margins"] for entry in expected], abs=1e-4)
     assert [entry["accuracy"] for entry in ours] == pytest.approx([entry["rewards/accuracies"] for entry in expected])
     assert ours[-1]["loss"] < ours[0]["loss"] - 0.05
+
+
+def test_the_end_that_a_cut_chain_never_wrote_is_in_no_sum(tiny_llava: Path, rows: Callable[..., Any], save: Callable[..., Path], tmp_path: Path) -> None:
+    data = [row | {"rejected_truncated": row["id"] == "row1"} for row in rows(3, pairs=True)]
+    dpo.train(tiny_llava, save(data), tmp_path / "out", settings(max_steps=1), tmp_path / "work")
+    start, vlm = log(tmp_path / "out")[0], load(tiny_llava)
+    sums, lengths = [], []
+    for row in data:
+        # An independent sum: the model's own logits over the text that was written, with an end of turn only where there was one.
+        question = Message("user", (ImagePart("it"), Text(row["prompt"][0]["content"][1]["text"])))
+        prompt = encode(vlm, [question], lambda _, row=row: row["images"][0]["bytes"])  # type: ignore[misc]
+        text = row["rejected"][0]["content"][0]["text"] + ("" if row["rejected_truncated"] else "</s>")
+        answer = vlm.tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids = torch.tensor([prompt.input_ids + answer])
+        with torch.no_grad():
+            logits = vlm.model(input_ids=ids, **prompt.pixels).logits[0, len(prompt.input_ids) - 1 : -1]
+        sums.append(logits.log_softmax(-1)[range(len(answer)), answer].sum().item())
+        lengths.append(len(answer))
+    assert start["length_rejected"] == pytest.approx(sum(lengths) / 3)
+    assert start["logp_rejected"] == pytest.approx(sum(sums) / 3, abs=1e-3)
 
 
 @pytest.mark.parametrize("lora", [None, {"r": 4}])
