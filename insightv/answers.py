@@ -52,6 +52,15 @@ def extract(text: str, problem: Problem) -> str:
     return _typed(lines[-1], problem) if lines else ""
 
 
+def settle(text: str, problem: Problem) -> bool | None:
+    """Whether the answer inside a text, such as a chain's candidate answer, agrees with an accepted one: `extract`, then `correct`.
+
+    None where rules do not settle it, also where they find no answer in a text that is not blank: a judge may.
+    """
+    found = extract(text, problem)
+    return correct(found, problem) if found or not text.strip() else None
+
+
 def correct(answer: str, problem: Problem) -> bool | None:
     """Whether an extracted answer agrees with an accepted one; None if rules do not settle it and a judge must."""
     if not answer.strip():

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from insightv import agents
-from insightv.answers import correct
+from insightv.answers import settle
 from insightv.config import Config, EndpointConfig, SamplingConfig, TrainConfig, UserError
 from insightv.datasets import export, preference, reasoning, summary
 from insightv.datasets.rows import Rated, Rejection, Row
@@ -254,7 +254,7 @@ def measure_truth(context: Context, work: Path, source: str, judged: str, split:
     known = {problem.id: problem for problem in rated.problems}
     chains = [chain for chain in rated.chains if chain.status != "failed"]
     truth = {chain.id: chain_truth(known[chain.problem_id], chain) for chain in chains}
-    right = {chain.id: correct(chain.answer, known[chain.problem_id]) is True for chain in chains}
+    right = {chain.id: settle(chain.answer, known[chain.problem_id]) is True for chain in chains}
     figures = assess.agreement(rated.verdicts, rated.scores, right, {name: share for name, (share, _) in truth.items()})
     exact = sum(whole for _, whole in truth.values()) / max(1, len(truth))
     summary = {**figures, "answers_right": round(sum(right.values()) / max(1, len(right)), 4), "chains_right": round(exact, 4)}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from insightv.answers import correct, extract, letter, normalise
+from insightv.answers import correct, extract, letter, normalise, settle
 from insightv.records import AnswerType, Problem
 
 
@@ -127,6 +127,24 @@ def test_numbers_agree_by_value_and_unit(answer: str, truth: str, expected: bool
 )
 def test_rules_settle_what_they_can_and_leave_the_rest_to_a_judge(answer: str, asked: Problem, expected: bool | None) -> None:
     assert correct(answer, asked) is expected
+
+
+@pytest.mark.parametrize(
+    ("text", "asked", "expected"),
+    [
+        ("I see 7 here", COUNT, True),
+        ("I see 8 here", COUNT, False),
+        ("either 6 or 7", COUNT, None),
+        ("The answer is (B).", COLOURS, True),
+        ("B. red", COLOURS, None),
+        ("Yes, there are more.", MORE, True),
+        ("It is the Eiffel Tower", NAME, None),
+        ("", COUNT, False),
+        (" \n ", COLOURS, False),
+    ],
+)
+def test_the_answer_inside_a_text_is_found_before_it_is_compared(text: str, asked: Problem, expected: bool | None) -> None:
+    assert settle(text, asked) is expected
 
 
 def test_normalise_keeps_a_lone_article_and_drops_mark_up() -> None:
