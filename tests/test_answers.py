@@ -3,6 +3,7 @@
 import pytest
 
 from insightv.answers import correct, extract, letter, normalise, settle
+from insightv.config import UserError
 from insightv.records import AnswerType, Problem
 
 
@@ -155,5 +156,5 @@ def test_normalise_keeps_a_lone_article_and_drops_mark_up() -> None:
 
 def test_letters_end_at_z() -> None:
     assert (letter(0), letter(25)) == ("A", "Z")
-    with pytest.raises(ValueError, match="26 options"):
+    with pytest.raises(UserError, match=r"^option 27: .* 26 options at most$"):
         letter(26)
