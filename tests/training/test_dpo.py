@@ -1,6 +1,7 @@
 import io
 import json
 import math
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from insightv.models.chat import Image as ImagePart
 from insightv.models.chat import Message, Text
 from insightv.models.vlm import encode, load
 from insightv.training import dpo
+from insightv.training.job import command
+from insightv.training.packing import answer_logprobs
 
 MODELS = ("tiny_llava", "tiny_llava_next", "tiny_qwen")
 
@@ -133,6 +136,50 @@ def test_the_references_log_probabilities_are_computed_once(
     monkeypatch.setattr(dpo, "_score", None)
     dpo.train(tiny_llava, data, tmp_path / "again", settings(), tmp_path / "work")
     assert (tmp_path / "again" / "model.safetensors").read_bytes() == (tmp_path / "out" / "model.safetensors").read_bytes()
+
+
+def test_a_killed_scoring_goes_on_and_ends_in_the_same_bytes(
+    tiny_llava: Path, rows: Callable[..., Any], save: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, config = save(rows(11, pairs=True)), settings(batch_size=2, max_steps=2)
+    dpo.train(tiny_llava, data, tmp_path / "whole", config, tmp_path / "work-whole")
+    scored: list[list[str]] = []
+
+    def stopped(model: Any, batch: Any) -> Any:
+        if len(scored) == stop_at:
+            raise KeyboardInterrupt
+        if not torch.is_grad_enabled():
+            scored.append(batch["row_ids"])
+        return answer_logprobs(model, batch)
+
+    monkeypatch.setattr(dpo, "answer_logprobs", stopped)
+    for batches in (2, 5):
+        stop_at = batches
+        with pytest.raises(KeyboardInterrupt):
+            dpo.train(tiny_llava, data, tmp_path / "killed", config, tmp_path / "work")
+    [kept] = (tmp_path / "work").glob("reference-*")
+    # The kill came in the middle of a line.
+    kept.write_bytes(kept.read_bytes()[:-7])
+    stop_at = 99
+    dpo.train(tiny_llava, data, tmp_path / "killed", config, tmp_path / "work")
+    assert [len(batch) for batch in scored] == [2, 2, 2, 2, 2, 2, 1] and scored[4] == scored[5]
+    assert len({row for batch in scored for row in batch}) == 11
+    for name in ("model.safetensors", "log.jsonl"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes(), name
+
+
+def test_two_processes_score_half_each_and_train_as_one(tiny_llava: Path, rows: Callable[..., Any], save: Callable[..., Path], tmp_path: Path) -> None:
+    data, config = save(rows(8, pairs=True)), settings(batch_size=4, max_steps=3)
+    dpo.train(tiny_llava, data, tmp_path / "one", config, tmp_path / "work1", reference=tiny_llava)
+    job = tmp_path / "job.json"
+    halved = config.model_copy(update={"batch_size": 2, "processes": 2}).model_dump()
+    paths = {"model": tiny_llava, "reference": tiny_llava, "data": data, "out": tmp_path / "two", "work": tmp_path / "work2"}
+    job.write_text(json.dumps({name: str(path) for name, path in paths.items()} | {"config": halved}))
+    subprocess.run(command("dpo", job, processes=2), capture_output=True, check=True)
+    first, second = ({name for line in file.read_text().split("\n") if line for name in json.loads(line)} for file in (tmp_path / "work2").glob("reference-*"))
+    assert len(first) == len(second) == 4 and first.isdisjoint(second)
+    for key in ("loss", "margin", "logp_rejected"):
+        assert [entry[key] for entry in log(tmp_path / "two")] == pytest.approx([entry[key] for entry in log(tmp_path / "one")], abs=1e-3)
 
 
 def test_a_reference_of_another_vocabulary_is_refused(
