@@ -8,7 +8,11 @@ import re
 import string
 import unicodedata
 
+from insightv.config import UserError
 from insightv.records import Problem
+
+MOST_OPTIONS = len(string.ascii_uppercase)
+"""Options that a question may have: each has a letter."""
 
 _WORDS = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty"
 _NUMBER_WORDS = {word: float(value) for value, word in enumerate(_WORDS.split())}
@@ -25,9 +29,9 @@ _WRAPPERS = re.compile(r"\\(?:text|mathrm|mathbf|textbf)\{([^{}]*)\}")
 
 
 def letter(index: int) -> str:
-    """The letter of option `index`, from 0; a question has 26 options at most (`ValueError`)."""
-    if not 0 <= index < 26:
-        raise ValueError(f"option {index + 1}: a multiple-choice question has 26 options at most")
+    """The letter of option `index`, from 0; a `UserError` beyond the alphabet."""
+    if not 0 <= index < MOST_OPTIONS:
+        raise UserError(f"option {index + 1}: a multiple-choice question has {MOST_OPTIONS} options at most")
     return string.ascii_uppercase[index]
 
 
@@ -50,6 +54,15 @@ def extract(text: str, problem: Problem) -> str:
         return _typed(marked, problem)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return _typed(lines[-1], problem) if lines else ""
+
+
+def settle(text: str, problem: Problem) -> bool | None:
+    """Whether the answer inside a text, such as a chain's candidate answer, agrees with an accepted one: `extract`, then `correct`.
+
+    None where rules do not settle it, also where they find no answer in a text that is not blank: a judge may.
+    """
+    found = extract(text, problem)
+    return correct(found, problem) if found or not text.strip() else None
 
 
 def correct(answer: str, problem: Problem) -> bool | None:

@@ -80,6 +80,8 @@ class Chain(Record):
     """For a failed chain: why."""
     text: str = ""
     """The raw completion in `single` mode, byte for byte; training on a model's own tokens needs it."""
+    finish: Literal["stop", "length"] = "stop"
+    """How that completion ended: `length` is a limit of tokens, behind which the model wrote no end of turn."""
     usage: Usage = Usage()
 
 

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from insightv import agents
-from insightv.answers import correct
+from insightv.answers import settle
 from insightv.config import Config, EndpointConfig, SamplingConfig, TrainConfig, UserError
 from insightv.datasets import export, preference, reasoning, summary
 from insightv.datasets.rows import Rated, Rejection, Row
 from insightv.datasets.sources import read_problems, write_problems
+from insightv.datasets.splits import read_splits
 from insightv.evaluation.run import accuracy, evaluate
 from insightv.generation import assess
 from insightv.generation.diversity import diversity
@@ -30,7 +31,7 @@ from insightv.models.chat import Chat
 from insightv.models.endpoint import Endpoint
 from insightv.records import Chain, Problem, Score, Solution, Verdict
 from insightv.scale import map_records
-from insightv.store import ImageStore, Run, content_hash, read_records, write_records
+from insightv.store import Run, read_records, write_records
 from insightv.world.problems import make_split
 from insightv.world.truth import chain_truth
 
@@ -121,28 +122,10 @@ def make_problems(context: Context, work: Path) -> Summary:
             counts[split] = write_problems(work / f"{split}.jsonl", drawn)
             context.report({"step": len(counts), "of": 7})
         return counts
-    for split, problems in _own_splits(context).items():
+    given = {name: path for name, path in config.problems if path is not None}
+    for split, problems in read_splits(given, context.run.images).items():
         counts[split] = write_problems(work / f"{split}.jsonl", problems)
     return counts
-
-
-def _own_splits(context: Context) -> dict[str, list[Problem]]:
-    """The user's splits; what is not given of `preference` and `own` is each a fifth of `train`, by the problems' ids."""
-    given = {name: path for name, path in context.config.problems if path is not None}
-    if "train" not in given:
-        raise UserError("problems.train is not set: name a JSON Lines file of problems (insightv import makes one), or configure a world")
-    splits = {name: list(read_problems(path)) for name, path in given.items()}
-    for name, path in given.items():
-        store = ImageStore(path.parent / "images")
-        for digest in sorted({digest for problem in splits[name] for digest in problem.images}):
-            context.run.images.add(store.get(digest))
-    whole = splits["train"]
-    fifth = {problem.id: int(content_hash(problem.id)[:4], 16) % 5 for problem in whole}
-    for place, name in enumerate(("preference", "own")):
-        if name not in given:
-            splits[name] = [problem for problem in whole if fifth[problem.id] == place]
-            splits["train"] = [problem for problem in splits["train"] if fifth[problem.id] != place]
-    return {"plain": splits["train"] + splits["own"], "development": [], "test": [], "heldout": []} | splits
 
 
 def make_base(context: Context, work: Path) -> Summary:
@@ -266,7 +249,7 @@ def measure_truth(context: Context, work: Path, source: str, judged: str, split:
     known = {problem.id: problem for problem in rated.problems}
     chains = [chain for chain in rated.chains if chain.status != "failed"]
     truth = {chain.id: chain_truth(known[chain.problem_id], chain) for chain in chains}
-    right = {chain.id: correct(chain.answer, known[chain.problem_id]) is True for chain in chains}
+    right = {chain.id: settle(chain.answer, known[chain.problem_id]) is True for chain in chains}
     figures = assess.agreement(rated.verdicts, rated.scores, right, {name: share for name, (share, _) in truth.items()})
     exact = sum(whole for _, whole in truth.values()) / max(1, len(truth))
     summary = {**figures, "answers_right": round(sum(right.values()) / max(1, len(right)), 4), "chains_right": round(exact, 4)}

@@ -2,7 +2,8 @@
 
 import pytest
 
-from insightv.answers import correct, extract, letter, normalise
+from insightv.answers import correct, extract, letter, normalise, settle
+from insightv.config import UserError
 from insightv.records import AnswerType, Problem
 
 
@@ -129,6 +130,24 @@ def test_rules_settle_what_they_can_and_leave_the_rest_to_a_judge(answer: str, a
     assert correct(answer, asked) is expected
 
 
+@pytest.mark.parametrize(
+    ("text", "asked", "expected"),
+    [
+        ("I see 7 here", COUNT, True),
+        ("I see 8 here", COUNT, False),
+        ("either 6 or 7", COUNT, None),
+        ("The answer is (B).", COLOURS, True),
+        ("B. red", COLOURS, None),
+        ("Yes, there are more.", MORE, True),
+        ("It is the Eiffel Tower", NAME, None),
+        ("", COUNT, False),
+        (" \n ", COLOURS, False),
+    ],
+)
+def test_the_answer_inside_a_text_is_found_before_it_is_compared(text: str, asked: Problem, expected: bool | None) -> None:
+    assert settle(text, asked) is expected
+
+
 def test_normalise_keeps_a_lone_article_and_drops_mark_up() -> None:
     assert normalise(" a ") == "a"
     assert normalise("**The  Red\u00a0Square**.") == "red square"
@@ -137,5 +156,5 @@ def test_normalise_keeps_a_lone_article_and_drops_mark_up() -> None:
 
 def test_letters_end_at_z() -> None:
     assert (letter(0), letter(25)) == ("A", "Z")
-    with pytest.raises(ValueError, match="26 options"):
+    with pytest.raises(UserError, match=r"^option 27: .* 26 options at most$"):
         letter(26)

@@ -26,8 +26,8 @@ _GROUP = 256
 def save(rows: Iterable[Row], rejections: Iterable[Rejection], images: ImageStore, folder: Path) -> dict[str, Any]:
     """Write rows to `folder` in their order and return counts: rows, per part, and rejections per reason.
 
-    `train-00000.parquet` has the columns `id`, `images` (encoded bytes, embedded), `prompt` and `completion`, or `chosen` and
-    `rejected`; `manifest.jsonl` one line per row with its problem, part, image digests, chains, verdicts and scores;
+    `train-00000.parquet` has the columns `id`, `images` (encoded bytes, embedded), `prompt` and `completion`, or `chosen`,
+    `rejected` and `rejected_truncated`; `manifest.jsonl` one line per row with its problem, part, image digests, chains, verdicts and scores;
     `rejections.jsonl` what did not become a row and why. Rows of different kinds and repeated ids are a ValueError, no rows
     a `UserError`.
     """
@@ -68,11 +68,17 @@ def load(folder: Path, cache: Path | None = None) -> Dataset:
 
 def features(completions: Sequence[str]) -> Features:
     """The columns of a data set with these completion columns."""
-    return Features({"id": Value("string"), "images": List(Image()), "prompt": _MESSAGES, **dict.fromkeys(completions, _MESSAGES)})
+    marks = dict.fromkeys(_marks(completions), Value("bool"))
+    return Features({"id": Value("string"), "images": List(Image()), "prompt": _MESSAGES, **dict.fromkeys(completions, _MESSAGES), **marks})
+
+
+def _marks(completions: Sequence[str]) -> list[str]:
+    """Columns beside the completions; TRL leaves alone what it does not know."""
+    return ["rejected_truncated"] if "rejected" in completions else []
 
 
 def _columns(row: Row, completions: Sequence[str], images: ImageStore) -> dict[str, Any]:
     if [name for name in _COMPLETIONS if name in row] != list(completions):
         raise ValueError(f"row {row['id']} does not have the columns {', '.join(completions)}: a data set holds rows of one kind")
     embedded = [{"bytes": images.get(digest), "path": None} for digest in row["images"]]
-    return {"id": row["id"], "images": embedded, "prompt": row["prompt"], **{name: row[name] for name in completions}}
+    return {"images": embedded, **{name: row[name] for name in ("id", "prompt", *completions, *_marks(completions))}}

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from insightv.answers import letter
+from insightv.answers import MOST_OPTIONS, letter
 from insightv.files import explained
 from insightv.images import ImageError, decode
 from insightv.records import AnswerType, Problem
@@ -105,8 +105,8 @@ def _options(question: str, given: Any) -> tuple[str, list[str]]:
         raise RowError("bad_options", "options are a list")
     if given:
         options = [str(option).strip() for option in given]
-        if not all(options) or len(set(options)) != len(options) or not 2 <= len(options) <= 26:
-            raise RowError("bad_options", "2 to 26 different, non-empty options are wanted")
+        if not all(options) or len(set(options)) != len(options) or not 2 <= len(options) <= MOST_OPTIONS:
+            raise RowError("bad_options", f"2 to {MOST_OPTIONS} different, non-empty options are wanted")
         return question, options
     lines = question.splitlines()
     tail = []

@@ -166,9 +166,11 @@ def _why(candidate: Candidate, met: set[str], settings: PreferenceDataConfig) ->
 
 
 def _row(pair: Pair, prompts: PromptsConfig) -> Row:
-    answers = {name: [text_message("assistant", written(side.chain))] for name, side in (("chosen", pair.chosen), ("rejected", pair.rejected))}
-    prompt = reasoner_messages(pair.chosen.problem, prompts)
-    return row(pair.rule, pair.chosen.problem, prompt, answers, {"chosen": pair.chosen, "rejected": pair.rejected})
+    sides = {"chosen": pair.chosen, "rejected": pair.rejected}
+    answers = {name: [text_message("assistant", written(side.chain))] for name, side in sides.items()}
+    made = row(pair.rule, pair.chosen.problem, reasoner_messages(pair.chosen.problem, prompts), answers, sides)
+    # A chosen chain is never cut: the defect `truncated` makes it unusable.
+    return made | {"rejected_truncated": pair.rejected.chain.finish == "length"}
 
 
 def _family(pair: Pair) -> str:

@@ -12,7 +12,8 @@ Row = dict[str, Any]
 """A training row as a JSON value.
 
 `id`, `problem_id`, `part`; `images`, digests in the order of the `{"type": "image"}` marks in the prompt; `prompt` and
-either `completion` or `chosen` and `rejected`, lists of `{"role", "content": [{"type", "text"}]}`; `trace`, the chain
+either `completion` or `chosen` and `rejected`, lists of `{"role", "content": [{"type", "text"}]}`; beside a `rejected`
+`rejected_truncated`, whether it was cut at a limit of tokens, so that no end of turn belongs to it; `trace`, the chain
 (`chain`, or `chosen` and `rejected`) that the row was made from, with its verdict and score.
 """
 
@@ -50,11 +51,12 @@ class Candidate:
 
     @property
     def trace(self) -> dict[str, Any]:
-        """Whence a row comes: chain, model, verdict and score."""
+        """Whence a row comes: chain, model, how it ended, verdict and score."""
         verdict, score = self.verdict, self.score
         return {
             "chain_id": self.chain.id,
             "model": self.chain.model,
+            "finish": self.chain.finish,
             "verdict": verdict.model_dump(include={"correct", "by", "reason"}) if verdict else None,
             "score": score.model_dump(include={"value", "reason", "position"}) if score else None,
         }

@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 
+from insightv.answers import MOST_OPTIONS
 from insightv.config import UserError
 from insightv.datasets.foreign import RowError, problem_of, questions_of
 from insightv.datasets.rows import Rejection
@@ -18,11 +19,13 @@ from insightv.store import ImageStore, read_records, write_records
 
 
 def read_problems(path: Path) -> Iterator[Problem]:
-    """Yield the problems of a JSON Lines file; a missing file, a broken line or an id that comes twice is a `UserError`."""
+    """Yield the problems of a JSON Lines file; a missing file, a broken line, an id that comes twice or a problem that no stage could use is a `UserError`."""
     seen: set[str] = set()
     for problem in read_records(path, Problem):
         if problem.id in seen:
             raise UserError(f"{path}: problem {problem.id} comes twice; keep one of the two lines")
+        if fault := _fault(problem):
+            raise UserError(f"{path}: problem {problem.id}: {fault}")
         seen.add(problem.id)
         yield problem
 
@@ -63,6 +66,18 @@ def import_rows(path: Path, image_folder: Path, images: ImageStore) -> tuple[lis
         except RowError as error:
             rejections.append({"row": number, "reason": error.reason, "detail": error.detail})
     return list(problems.values()), rejections
+
+
+def _fault(problem: Problem) -> str:
+    """What a stage would stumble over, maybe only after the teacher was paid; empty if nothing.
+
+    Not a validator of the record: a question that is only asked has no known answer, and a judge sees what was sent.
+    """
+    if not problem.answers or not all(answer.strip() for answer in problem.answers):
+        return "answers: at least one is needed, and none may be blank"
+    if len(problem.options) > MOST_OPTIONS:
+        return f"options: {len(problem.options)} of them, {MOST_OPTIONS} at most have a letter"
+    return ""
 
 
 def _rows(path: Path) -> Iterator[tuple[int, Any]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from insightv.answers import correct
+from insightv.answers import correct, settle
 from insightv.evaluation.compare import Rate, macro, wilson
 from insightv.files import explained
 from insightv.records import Problem, Solution
@@ -92,7 +92,7 @@ def chain_correctness(problems: Iterable[Problem], solutions: Iterable[Solution]
     """By problem id, whether the chain's own candidate answer is right by rule; solutions without a usable chain have no entry."""
     known = {problem.id: problem for problem in problems}
     return {
-        solution.problem_id: correct(solution.chain.answer, known[solution.problem_id]) is True
+        solution.problem_id: settle(solution.chain.answer, known[solution.problem_id]) is True
         for solution in solutions
         if solution.chain is not None and solution.chain.status != "failed" and solution.problem_id in known
     }

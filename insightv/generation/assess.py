@@ -6,7 +6,7 @@ from random import Random
 
 from scipy.stats import spearmanr
 
-from insightv.answers import correct, extract
+from insightv.answers import settle
 from insightv.config import AssessConfig
 from insightv.generation.ask import ask, attempts
 from insightv.models.chat import Chat
@@ -24,7 +24,7 @@ async def verdict(problem: Problem, chain: Chain, judge: Chat | None, settings: 
     """
     if chain.status == "failed":
         return Verdict(chain_id=chain.id, problem_id=problem.id, correct=None, by="none", reason=f"the chain failed: {chain.reason}")
-    settled = correct(extract(chain.answer, problem) or chain.answer, problem)
+    settled = settle(chain.answer, problem)
     if settled is not None:
         return Verdict(chain_id=chain.id, problem_id=problem.id, correct=settled, by="rule", reason="" if chain.answer else "no answer")
     if judge is None or settings.rules_only:

@@ -57,7 +57,7 @@ def read_chain(problem: Problem, model: str, prompt: Sequence[Message], request:
         return _grown(chain, status="failed", reason=reply.error or "the request failed", defects=("request_failed",))
     steps, conclusion, answer, found = parse_chain(reply.text)
     found = (*found, *(["truncated"] if reply.finish == "length" else []), *_repetitions(steps, reply.text))
-    return _grown(chain, steps=steps, conclusion=conclusion, answer=answer, text=reply.text, defects=found)
+    return _grown(chain, steps=steps, conclusion=conclusion, answer=answer, text=reply.text, finish=reply.finish, defects=found)
 
 
 def repeats(step: Step, earlier: Sequence[Step]) -> bool:

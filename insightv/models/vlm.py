@@ -77,7 +77,7 @@ class Encoded:
 
 
 def load(path: Path, *, adapter: Path | None = None, dtype: str = "float32", device: str | None = None) -> VLM:
-    """Load a checkpoint in transformers' layout, an adapter merged into it, onto `device` (a GPU where there is one, else the CPU).
+    """Load a checkpoint in transformers' layout, an adapter merged into it, onto `device` (this process's GPU where there is one, else the CPU).
 
     Nothing is fetched and no code of a checkpoint runs; a folder that is not a usable checkpoint is a `UserError`.
     """
@@ -86,7 +86,7 @@ def load(path: Path, *, adapter: Path | None = None, dtype: str = "float32", dev
         raise UserError(f"model {path} has no *.safetensors; convert its weights (other formats can run code and are not read)")
     if adapter:
         _require(adapter, "adapter_model.safetensors", "adapter")
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    place = torch.device(device or (f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu"))
     processors: Any = AutoProcessor
     models: Any = AutoModelForImageTextToText
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}

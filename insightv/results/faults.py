@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from insightv.answers import correct, extract
+from insightv.answers import settle
 from insightv.evaluation.compare import Rate, macro, wilson
 from insightv.records import Problem, Solution
 from insightv.results.seeds import RIGHT, Seed, families_of, scored, together
@@ -84,8 +84,7 @@ def _chain_answers(seed: Seed, row: str) -> dict[str, bool]:
     found = {}
     for solution in seed.systems[row]:
         if solution.chain is not None:
-            problem = seed.problems[solution.problem_id]
-            found[problem.id] = correct(extract(solution.chain.answer, problem), problem) is True
+            found[solution.problem_id] = settle(solution.chain.answer, seed.problems[solution.problem_id]) is True
     return found
 
 

@@ -1,7 +1,9 @@
 """Direct preference optimisation of the reasoner (Insight-V, section 3.4): `python -m insightv.training.dpo JOB.json` is one round."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,9 @@ from insightv.training.start import prepare
 
 Reference = Mapping[str, Sequence[float]]
 """By row id: the reference's log-probabilities of the chosen and of the rejected completion."""
+
+_PATIENCE = timedelta(days=7)
+"""How long processes wait for each other. The library's ten minutes end a training whose scoring takes one of them longer than the others."""
 
 
 def dpo_loss(config: DpoConfig, reference: Reference) -> Loss:
@@ -54,15 +59,14 @@ def train(
     """Train the checkpoint `model` (with `adapter` on it) on the preference pairs in `data` and save the result in `out`.
 
     The reference is the checkpoint `reference` with `reference_adapter` on it; without `reference` it is the very weights that this training
-    starts from. `work` holds checkpoints, progress and the reference's log-probabilities; a training that was killed goes on from there.
+    starts from. `work` holds checkpoints, progress and the reference's log-probabilities; a training or a scoring that was killed goes on from there.
     """
     work.mkdir(parents=True, exist_ok=True)
     vlm = prepare(model, config, adapter)
     rows, dropped = encode_rows(vlm, read_data(data), config.max_length)
     if not rows:
         raise UserError(f"no pairs to train on in {data}: {len(dropped)} were dropped, see max_length = {config.max_length}")
-    with PartialState().main_process_first():
-        known = _reference(vlm, rows, config, work / "reference.json", reference, reference_adapter)
+    known = _reference(vlm, rows, config, work, reference, reference_adapter)
     log = fit(vlm, rows, dpo_loss(config, known), config, work, count_tokens=False, report=report)
     return job.finish(vlm, log, rows, dropped, out)
 
@@ -83,33 +87,45 @@ def _metrics(sums: Tensor, counts: Tensor, ratios: Tensor, rewards: Tensor, marg
     }
 
 
-def _reference(vlm: VLM, rows: Sequence[Row], config: DpoConfig, path: Path, base: Path | None, adapter: Path | None) -> Reference:
-    """The reference's log-probabilities, computed once and kept in `path`."""
-    if path.exists():
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    frozen = vlm if base is None else load(base, adapter=adapter)
-    if frozen.tokenizer.get_vocab() != vlm.tokenizer.get_vocab():
-        raise UserError(f"reference {base} has another vocabulary than the policy; take one of the same tokenizer")
-    known = _score(frozen, rows, config)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(known), encoding="utf-8")
-    part.replace(path)
+def _reference(vlm: VLM, rows: Sequence[Row], config: DpoConfig, work: Path, base: Path | None, adapter: Path | None) -> Reference:
+    """The reference's log-probabilities: every process computes its share of the batches, each once, and keeps them in a file in `work`."""
+    together = PartialState(cpu=not torch.cuda.is_available(), timeout=_PATIENCE)
+    ordered = sorted(rows, key=lambda row: row.length)
+    batches = [ordered[start : start + config.batch_size] for start in range(0, len(ordered), config.batch_size)]
+    known = _scored(work)
+    owed = [batch for batch in batches[together.process_index :: together.num_processes] if batch[0].row_id not in known]
+    if owed:
+        frozen = vlm if base is None else load(base, adapter=adapter)
+        if frozen.tokenizer.get_vocab() != vlm.tokenizer.get_vocab():
+            raise UserError(f"reference {base} has another vocabulary than the policy; take one of the same tokenizer")
+        # Unbuffered: a batch counts once its line is written.
+        with (work / f"reference-{together.process_index}.jsonl").open("ab", buffering=0) as file:
+            for sums in _score(frozen, owed, config):
+                # The leading line break ends a line that a kill left half-written.
+                file.write(b"\n" + json.dumps(sums).encode())
+    together.wait_for_everyone()
+    return _scored(work)
+
+
+def _scored(work: Path) -> dict[str, list[float]]:
+    known: dict[str, list[float]] = {}
+    for path in work.glob("reference-*.jsonl"):
+        for line in path.read_bytes().splitlines():
+            with suppress(ValueError):
+                known |= json.loads(line)
     return known
 
 
 @torch.no_grad()
-def _score(vlm: VLM, rows: Sequence[Row], config: DpoConfig) -> dict[str, list[float]]:
+def _score(vlm: VLM, batches: Sequence[Sequence[Row]], config: DpoConfig) -> Iterator[dict[str, list[float]]]:
     vlm.model.eval()
-    known: dict[str, list[float]] = {}
-    ordered = sorted(rows, key=lambda row: row.length)
-    for start in range(0, len(ordered), config.batch_size):
-        batch = collate(ordered[start : start + config.batch_size], vlm.tokenizer.pad_token_id)
+    for rows in batches:
+        batch = collate(rows, vlm.tokenizer.pad_token_id)
         moved = {name: value.to(vlm.device) if isinstance(value, Tensor) else value for name, value in batch.items()}
         moved["pixels"] = {name: value.to(vlm.device) for name, value in batch["pixels"].items()}
         with torch.autocast(vlm.device.type, torch.bfloat16, enabled=in_bfloat16(config)):
             sums = answer_logprobs(vlm.model, moved).sums
-        known.update(zip(batch["row_ids"], sums.tolist(), strict=True))
-    return known
+        yield dict(zip(batch["row_ids"], sums.tolist(), strict=True))
 
 
 if __name__ == "__main__":

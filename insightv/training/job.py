@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from pydantic import ValidationError
 
 from insightv.config import TrainConfig, UserError
@@ -29,12 +30,22 @@ def command(kind: Literal["sft", "dpo"], job: Path, processes: int = 1) -> list[
 def main(train: Callable[..., dict[str, Any]], settings: type[TrainConfig]) -> None:
     """Run the job file named on the command line and print its summary as JSON; a user's mistake is one line and exit code 2."""
     try:
+        _take_gpu()
         summary = train(**_read(Path(sys.argv[1]), settings))
     except UserError as error:
         print(error, file=sys.stderr)
         raise SystemExit(2) from None
     if is_first():
         print(json.dumps(summary, sort_keys=True))
+
+
+def _take_gpu() -> None:
+    """Give each process under torchrun a GPU of its own before anything is loaded; all would load onto the first."""
+    if torch.cuda.is_available():
+        place, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+        if place >= count:
+            raise UserError(f"processes is {os.environ['LOCAL_WORLD_SIZE']}, but this machine has {count} GPUs; start one for each at most")
+        torch.cuda.set_device(place)
 
 
 def is_first() -> bool:

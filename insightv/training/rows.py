@@ -22,7 +22,7 @@ def read_data(folder: Path) -> list[dict[str, Any]]:
 
 
 def encode_rows(vlm: VLM, data: Iterable[Mapping[str, Any]], max_length: int) -> tuple[list[Row], dict[str, str]]:
-    """Tokenise rows `{id, images: [{bytes}], prompt, completion}` or `{.., prompt, chosen, rejected}`.
+    """Tokenise rows `{id, images: [{bytes}], prompt, completion}` or `{.., prompt, chosen, rejected}`, maybe with `rejected_truncated`.
 
     Returns the rows and, by id, why others were dropped: longer than `max_length` tokens, never cut. Rows of the same images share their pixels.
     Raises `UserError` where prompt and images do not fit together, an image stands in a completion, or an id comes twice.
@@ -48,9 +48,9 @@ def _encode_row(vlm: VLM, item: Mapping[str, Any]) -> tuple[Row, tuple[str, ...]
     prompt = [_message(turn, unplaced, item["id"]) for turn in item["prompt"]]
     if next(unplaced, None) is not None:
         raise UserError(f"row {item['id']} has more images than places for them in its prompt")
-    completions = [item["completion"]] if item.get("completion") is not None else [item["chosen"], item["rejected"]]
+    names = ["completion"] if item.get("completion") is not None else ["chosen", "rejected"]
     encoded = encode(vlm, prompt, blobs.__getitem__, generation_prompt=True)
-    answers = [_answer(vlm, prompt, [_message(turn, unplaced, item["id"]) for turn in turns]) for turns in completions]
+    answers = [_answer(vlm, prompt, [_message(turn, unplaced, item["id"]) for turn in item[name]], ended=not item.get(f"{name}_truncated")) for name in names]
     return Row(item["id"], encoded.input_ids, encoded.pixels, answers), tuple(order)
 
 
@@ -69,10 +69,11 @@ def _message(turn: Mapping[str, Any], images: Iterator[str], row_id: str) -> Mes
     return Message(turn["role"], tuple(parts))
 
 
-def _answer(vlm: VLM, prompt: Sequence[Message], turns: Sequence[Message]) -> Answer:
+def _answer(vlm: VLM, prompt: Sequence[Message], turns: Sequence[Message], *, ended: bool = True) -> Answer:
     """What follows the rendered prompt: assistant turns with their end-of-turn tokens have loss, user turns between them have none.
 
-    Each piece is tokenised by itself, because inference too continues exactly where the tokenised prompt ends.
+    Each piece is tokenised by itself, because inference too continues exactly where the tokenised prompt ends. Of an answer that was cut
+    (`ended` false) the last turn stays open: an end that its writer never wrote is no part of what it wrote.
     """
     ids: list[int] = []
     mask: list[int] = []
@@ -84,11 +85,15 @@ def _answer(vlm: VLM, prompt: Sequence[Message], turns: Sequence[Message]) -> An
 
     history = list(prompt)
     done = render(vlm, history, generation_prompt=True)
-    for turn in turns:
+    for place, turn in enumerate(turns, start=1):
         if turn.role == "assistant":
             opened = render(vlm, history, generation_prompt=True)
             add(_rest(done, opened), 0)
-            done = render(vlm, [*history, turn], generation_prompt=False)
+            if ended or place < len(turns):
+                done = render(vlm, [*history, turn], generation_prompt=False)
+            else:
+                said = "".join(part.text for part in turn.parts if isinstance(part, Text))
+                done = render(vlm, history, generation_prompt=True, prefill=said)
             add(_rest(opened, done), 1)
         history.append(turn)
     return Answer(ids, mask)

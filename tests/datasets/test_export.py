@@ -19,7 +19,7 @@ def rated(pool: Any) -> Any:
     for number in range(3):
         problem = pool.problem()
         pool.chain(problem, True, 90, text=f"<thoughts>good {number}</thoughts>")
-        pool.chain(problem, False, text=f"<thoughts>bad {number}</thoughts>")
+        pool.chain(problem, False, text=f"<thoughts>bad {number}</thoughts>", finish="length" if number == 1 else "stop")
     return pool
 
 
@@ -67,6 +67,16 @@ def test_the_manifest_traces_every_row_to_chain_verdict_and_score(rated: Any, tm
     used = {line["chains"]["chain"]["chain_id"] for line in lines}
     rejected = {line["chain_id"] for line in read_lines(tmp_path / "out" / "rejections.jsonl")}
     assert used | rejected == set(chains) and used.isdisjoint(rejected)
+
+
+def test_pairs_say_of_a_rejected_chain_that_it_was_cut(rated: Any, tmp_path: Path) -> None:
+    saved(rated, tmp_path / "out", "pairs")
+    data = export.load(tmp_path / "out", tmp_path / "cache")
+    assert data.column_names == ["id", "images", "prompt", "chosen", "rejected", "rejected_truncated"]
+    cut = {row["rejected"][0]["content"][0]["text"]: row["rejected_truncated"] for row in data}
+    assert cut == {f"<thoughts>bad {number}</thoughts>": number == 1 for number in range(3)}
+    finishes = [line["chains"]["rejected"]["finish"] for line in read_lines(tmp_path / "out" / "manifest.jsonl")]
+    assert sorted(finishes) == ["length", "stop", "stop"]
 
 
 @pytest.mark.parametrize("kind", ["chains", "pairs"])

@@ -113,6 +113,17 @@ def test_run_on_chains_are_exempt_from_the_length_guard_and_capped(pool: Any) ->
     assert told["available"] == 40
 
 
+def test_a_row_tells_whether_the_rejected_chain_was_cut_at_its_limit(pool: Any) -> None:
+    for number, finish in enumerate(("length", "stop")):
+        problem = pool.problem()
+        pool.chain(problem, True, 90, text=text(number))
+        # Without an end tag, yet the second one's writer ended its turn there: that end is its own.
+        pool.chain(problem, False, text=text(number + 2), status="defect", defects=("truncated",), finish=finish)
+    rows, _, _ = build(pool, max_truncated=1)
+    cut = {row["trace"]["rejected"]["finish"]: row["rejected_truncated"] for row in rows}
+    assert cut == {"length": True, "stop": False}
+
+
 def test_a_limit_is_shared_out_equally_among_families(pool: Any) -> None:
     for family, count in (("count", 30), ("relative", 10), ("entry", 3)):
         for _ in range(count):

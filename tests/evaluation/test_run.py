@@ -120,5 +120,12 @@ def test_chain_correctness_reads_the_chains_own_answer() -> None:
         chain = Chain.model_validate({"id": "c", "problem_id": f"p{number:02}", "model": "m", "mode": "single", "index": 0, "answer": answer, "status": status})
         return solution(number, "0", chain=chain)
 
-    solutions = [with_chain(1, "1"), with_chain(2, "3"), with_chain(3, "", "defect"), with_chain(4, "4", "failed"), solution(5, "5")]
-    assert chain_correctness([problem(n) for n in range(6)], solutions) == {"p01": True, "p02": False, "p03": False}
+    solutions = [
+        with_chain(1, "1"),
+        with_chain(2, "3"),
+        with_chain(3, "", "defect"),
+        with_chain(4, "4", "failed"),
+        solution(5, "5"),
+        with_chain(6, "I see 6 here"),
+    ]
+    assert chain_correctness([problem(n) for n in range(7)], solutions) == {"p01": True, "p02": False, "p03": False, "p06": True}

@@ -151,3 +151,10 @@ def test_single_completions_name_what_is_wrong(scripted: Any) -> None:
     for reply, wanted in expected.items():
         [chain] = completions(scripted, reply)
         assert (chain.status, chain.defects) == wanted
+
+
+def test_a_single_completion_keeps_how_it_ended(scripted: Any) -> None:
+    # One that lacks its end tag was not cut for that: the model may have ended its turn there.
+    for reply, finish in {GOOD: "stop", GOOD.removesuffix("</thoughts>"): "stop", GOOD.removesuffix("</thoughts>") + "<cut>": "length"}.items():
+        [chain] = completions(scripted, reply)
+        assert chain.finish == finish

@@ -168,3 +168,12 @@ def test_unusable_checkpoints_are_user_errors(tiny_llava: Path, tmp_path: Path) 
     save_file(weights, partial / "model.safetensors", {"format": "pt"})
     with pytest.raises(UserError, match="lacks 1 of its weights"):
         vlms.load(partial)
+
+
+def test_a_model_goes_to_the_gpu_that_its_process_took(tiny_llava: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    moved: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    monkeypatch.setattr(torch.nn.Module, "to", lambda self, place: moved.append(place) or self)
+    assert vlms.load(tiny_llava).device == torch.device("cuda:3")
+    assert moved == [torch.device("cuda:3")]

@@ -47,6 +47,27 @@ def test_in_a_multi_turn_completion_only_the_assistants_turns_have_loss(vlm: VLM
     assert 0 in answer.mask
 
 
+def test_a_rejected_answer_that_was_cut_has_no_end_of_turn(vlm: VLM, rows: Callable[..., Any]) -> None:
+    [pair] = rows(1, pairs=True)
+    whole, cut = (encode_rows(vlm, [pair | {"rejected_truncated": truncated}], 1000)[0][0] for truncated in (False, True))
+    text = pair["rejected"][0]["content"][0]["text"]
+    assert vlm.tokenizer.decode(cut.answers[1].ids) == text
+    assert cut.answers[1].mask == [1] * len(cut.answers[1].ids)
+    # But for the end nothing changes, and the chosen answer keeps its own.
+    assert whole.answers[1].ids[: len(cut.answers[1].ids)] == cut.answers[1].ids
+    assert vlm.tokenizer.decode(whole.answers[1].ids).startswith(text + vlm.tokenizer.eos_token)
+    assert cut.answers[0] == whole.answers[0] and vlm.tokenizer.eos_token_id in cut.answers[0].ids
+    assert whole.answers == encode_rows(vlm, [pair], 1000)[0][0].answers
+
+
+def test_of_several_turns_only_the_last_stays_open(vlm: VLM, rows: Callable[..., Any]) -> None:
+    turns = [{"role": role, "content": text} for role, text in (("assistant", "first"), ("user", "between"), ("assistant", "second"))]
+    [pair] = rows(1, pairs=True)
+    answer = encode_rows(vlm, [pair | {"rejected": turns, "rejected_truncated": True}], 1000)[0][0].answers[1]
+    learnt = vlm.tokenizer.decode([token for token, kept in zip(answer.ids, answer.mask, strict=True) if kept])
+    assert learnt.startswith("first" + vlm.tokenizer.eos_token) and learnt.endswith("second")
+
+
 def test_rows_that_are_too_long_are_dropped_and_named_never_cut(vlm: VLM, rows: Callable[..., Any]) -> None:
     data = rows(4)
     lengths = {row.row_id: row.length for row in encode_rows(vlm, data, 1000)[0]}

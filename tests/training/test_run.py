@@ -11,7 +11,7 @@ import torch
 
 from insightv.config import TrainConfig
 from insightv.training import sft
-from insightv.training.job import command
+from insightv.training.job import command, main
 from insightv.training.packing import Answer, Row
 from insightv.training.run import _order, in_bfloat16
 
@@ -67,6 +67,40 @@ def test_two_processes_with_half_the_batch_each_train_as_one(tiny_llava: Path, r
     assert json.loads(finished.stdout.splitlines()[-1])["steps"] == 3
     one, two = ([json.loads(line)["loss"] for line in (tmp_path / name / "log.jsonl").read_text().splitlines()] for name in ("one", "two"))
     assert two == pytest.approx(one, abs=1e-4)
+
+
+class Gpus:
+    """Stands in for the driver of a machine with two GPUs: what was made the current one, and when."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.events: list[Any] = []
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+        monkeypatch.setattr(torch.cuda, "set_device", self.events.append)
+
+    def train(self, **_: Any) -> dict[str, Any]:
+        self.events.append("train")
+        return {}
+
+
+def test_a_process_takes_the_gpu_of_its_rank_before_anything_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = tmp_path / "job.json"
+    job.write_text(json.dumps({"config": {}}))
+    monkeypatch.setattr("sys.argv", ["sft", str(job)])
+    gpus = Gpus(monkeypatch)
+    main(gpus.train, TrainConfig)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    main(gpus.train, TrainConfig)
+    assert gpus.events == [0, "train", 1, "train"]
+
+
+def test_more_processes_than_gpus_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    with pytest.raises(SystemExit) as end:
+        main(Gpus(monkeypatch).train, TrainConfig)
+    assert end.value.code == 2
+    assert capsys.readouterr().err == "processes is 3, but this machine has 2 GPUs; start one for each at most\n"
 
 
 def test_a_job_file_that_is_wrong_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
