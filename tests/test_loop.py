@@ -187,7 +187,10 @@ def test_problems_that_changed_in_place_are_taken_anew(tmp_path: Path, counting_
     path = tmp_path / "mine" / "problems.jsonl"
     mine = list(make_split(ImageStore(path.parent / "images"), "train", 9, seed=0, difficulty=0.2))
     write_problems(path, mine)
-    config = small(tmp_path / "run", SHIPPED_BASE, "world=null", *(f"problems.{split}={path}" for split in ("train", "preference", "own")), *to(url))
+    own = path.with_name("own.jsonl")
+    write_problems(own, make_split(ImageStore(path.parent / "images"), "own", 3, seed=0, difficulty=0.2))
+    files = {"train": path, "preference": path, "own": own}
+    config = small(tmp_path / "run", SHIPPED_BASE, "world=null", *(f"problems.{split}={file}" for split, file in files.items()), *to(url))
     loop.run(config, {"generate"})
     assert made(capsys) == {"problems", "generate"} and states(config.run)["generate"] == "done"
 
