@@ -297,7 +297,7 @@ class WorldConfig(Settings):
     retrain_base: bool = False
     """Train the base instead of taking the shipped one."""
     base_steps: dict[str, int] = {}
-    """Steps of the base's training phases, to make them smaller: `vision`, `text` and `language`."""
+    """Steps of the base's training phases, to make them smaller: `vision`, `text`, `language` and `search`."""
 
 
 class Config(Settings):

@@ -35,6 +35,10 @@ def main(train: Callable[..., dict[str, Any]], settings: type[TrainConfig]) -> N
     except UserError as error:
         print(error, file=sys.stderr)
         raise SystemExit(2) from None
+    if torch.distributed.is_initialized():
+        # Whoever is done first waits: a process that is gone is an error to those that still talk to it.
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
     if is_first():
         print(json.dumps(summary, sort_keys=True))
 

@@ -1,13 +1,13 @@
 """Train the tiny base in the order of the real recipe (compare LLaVA, arXiv 2304.08485, section 4.2).
 
 First the vision tower learns to see (a dense classifier over patches) and the language model learns from text; then, with the tower frozen,
-projector and language model learn captions, grounding and direct answers, beside more text.
+projector and language model learn captions, grounding and direct answers, beside more text, and last to find what is named.
 """
 
 import json
 import os
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -64,8 +64,8 @@ def patch_targets(scene: Scene) -> np.ndarray:
     return targets.reshape(-1, len(_HEADS))
 
 
-STEPS = {"vision": 600, "text": 800, "language": 4400}
-"""Updates of the three phases."""
+STEPS = {"vision": 600, "text": 800, "language": 4400, "search": 800}
+"""Updates of the four phases."""
 
 
 def train_base(out: Path, scratch: Path, seed: int, steps: dict[str, int], report: Report) -> dict[str, float]:
@@ -86,7 +86,8 @@ def train_base(out: Path, scratch: Path, seed: int, steps: dict[str, int], repor
     rest: dict[str, Any] = {"seed": seed, "report": report}
     train_language(model, processor, steps=steps["text"], text=1.0, learning_rate=0.02, checkpoint=scratch / "text", **rest)
     # Slower: at the rate at which much is learnt from nothing, what the text taught is shaken off.
-    known = train_language(model, processor, steps=steps["language"], text=0.2, learning_rate=0.007, checkpoint=scratch / "language", **rest)
+    train_language(model, processor, steps=steps["language"], text=0.2, learning_rate=0.007, checkpoint=scratch / "language", **rest)
+    known = train_language(model, processor, steps=steps["search"], text=0.2, searches=0.6, learning_rate=0.006, checkpoint=scratch / "search", **rest)
     model.bfloat16().save_pretrained(out)
     processor.save_pretrained(out)
     return known
@@ -123,13 +124,15 @@ def train_language(
     *,
     steps: int,
     text: float,
+    searches: float = 0.0,
     learning_rate: float,
     seed: int,
     report: Report,
     checkpoint: Path,
     batch_size: int = 32,
 ) -> dict[str, float]:
-    """Teach projector and language model lessons, a share of `text` in text alone and the others about frozen vision features, in place.
+    """Teach projector and language model lessons, in place: a share of `searches` alone, of the others a share of `text` in text alone, and the rest
+    about frozen vision features.
 
     Returns the skills that they end with.
     """
@@ -137,9 +140,12 @@ def train_language(
     batches: list[_Batch] = []
     known: dict[str, float] = {}
 
+    def draw_one(rng: np.random.Generator, difficulty: float) -> Lesson:
+        return draw_lesson(rng, difficulty, text, known, searches)
+
     def loss_of(rng: np.random.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         if not batches:
-            batches.extend(_lesson_batches(processor.tokenizer, rng, text, known, batch_size, _GROUP))
+            batches.extend(_lesson_batches(processor.tokenizer, rng, draw_one, batch_size, _GROUP))
         inputs, weights = batches.pop()
         weights = weights[:, 1:]
         with torch.autocast("cpu", torch.bfloat16, enabled=processor_has_bfloat16()):
@@ -151,7 +157,7 @@ def train_language(
     _train(
         model,
         loss_of,
-        np.random.default_rng([seed, 2, round(100 * text)]),
+        np.random.default_rng([seed, 2, round(100 * text), round(100 * searches)]),
         steps,
         learning_rate,
         report,
@@ -266,13 +272,13 @@ def _load_state(path: Path, learner: torch.nn.Module, optimizers: Sequence[torch
 
 
 def _lesson_batches(
-    tokenizer: PreTrainedTokenizerFast, rng: np.random.Generator, text: float, known: Mapping[str, float], batch_size: int, count: int
+    tokenizer: PreTrainedTokenizerFast, rng: np.random.Generator, draw_one: Callable[[np.random.Generator, float], Lesson], batch_size: int, count: int
 ) -> list[_Batch]:
     """`count` batches of model inputs and the weight of each token in the loss, (B, T); rows of like length together."""
     rows = []
     for _ in range(batch_size * count):
         difficulty = float(rng.random())
-        lesson = draw_lesson(rng, difficulty, text, known)
+        lesson = draw_one(rng, difficulty)
         tokens, weights = _lesson_tokens(tokenizer, lesson)
         rows.append((tokens, weights, to_pixels(lesson.scene, rng, difficulty) if lesson.scene else None))
     rows.sort(key=lambda row: len(row[0]))

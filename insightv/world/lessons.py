@@ -45,11 +45,19 @@ _WORDS = (*CELLS, *COLOURS, *SHAPES, *NAMES, *map(str, range(25)), *GROUPS)
 """What may stand anywhere in a text that is to be repeated or looked up in: any text teaches a language model to copy."""
 
 
-def draw_lesson(rng: np.random.Generator, difficulty: float, text: float = 0.35, known: Mapping[str, float] = MappingProxyType({})) -> Lesson:
-    """A random lesson, in text alone with probability `text`.
+SEARCHES = ("find one", "where", "search rows", "search rows, total")
+"""Skills that name a thing and want its place. They come last and all at once, and only where they are asked for thickly (docs/log.md)."""
+
+
+def draw_lesson(
+    rng: np.random.Generator, difficulty: float, text: float = 0.35, known: Mapping[str, float] = MappingProxyType({}), searches: float = 0.0
+) -> Lesson:
+    """A random lesson: of searches alone with probability `searches`; of the others, in text alone with probability `text`.
 
     `known` is the share of turns of a skill that are answered already: the better known, the less it is asked for.
     """
+    if searches and rng.random() < searches:
+        return _search_lesson(rng, difficulty)
     if rng.random() < text:
         if rng.random() < _DOCUMENTS:
             return Lesson(None, (_document_turn(rng, difficulty),))
@@ -61,6 +69,17 @@ def draw_lesson(rng: np.random.Generator, difficulty: float, text: float = 0.35,
             turns.append(_wanted(rng, known, lambda: _direct_turn(rng, scene, _another(rng, scene, question, difficulty))))
         else:
             turns.append(_wanted(rng, known, lambda: _grounding_turn(rng, scene)))
+    return Lesson(scene, tuple(dict.fromkeys(turns)))
+
+
+def _search_lesson(rng: np.random.Generator, difficulty: float) -> Lesson:
+    """A grid of which nothing but places is asked."""
+    scene, _ = draw_item(rng, "base", str(rng.choice([family for family, (_, kind) in FAMILIES.items() if kind == "grid"])), difficulty)
+    turns: list[Turn] = []
+    while len(turns) < _TURNS:
+        turn = _grid_turn(rng, scene)
+        if turn.skill in SEARCHES:
+            turns.append(turn)
     return Lesson(scene, tuple(dict.fromkeys(turns)))
 
 

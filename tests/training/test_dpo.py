@@ -175,7 +175,8 @@ def test_two_processes_score_half_each_and_train_as_one(tiny_llava: Path, rows: 
     halved = config.model_copy(update={"batch_size": 2, "processes": 2}).model_dump()
     paths = {"model": tiny_llava, "reference": tiny_llava, "data": data, "out": tmp_path / "two", "work": tmp_path / "work2"}
     job.write_text(json.dumps({name: str(path) for name, path in paths.items()} | {"config": halved}))
-    subprocess.run(command("dpo", job, processes=2), capture_output=True, check=True)
+    finished = subprocess.run(command("dpo", job, processes=2), capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
     first, second = ({name for line in file.read_text().split("\n") if line for name in json.loads(line)} for file in (tmp_path / "work2").glob("reference-*"))
     assert len(first) == len(second) == 4 and first.isdisjoint(second)
     for key in ("loss", "margin", "logp_rejected"):
