@@ -39,7 +39,7 @@ def _tests(split: SplitTable) -> Table:
     for name in ("comparison", "difference", "p", "p (Holm)", "helped", "hurt", "detectable"):
         table.add_column(name, justify="left" if name == "comparison" else "right")
     primary = {(c.before, c.after) for c in split.primary}
-    for comparison in [*split.primary, *(c for c in split.against if (c.before, c.after) not in primary)]:
+    for comparison in [*split.primary, *(c for c in (*split.against, *split.between) if (c.before, c.after) not in primary)]:
         table.add_row(*_test(comparison))
     return table
 

@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 from insightv.evaluation.compare import Agreement, Comparison, agreement, compare, correct_together
@@ -22,6 +23,8 @@ class SplitTable:
     """Written down beforehand, Holm-corrected together."""
     against: list[Comparison]
     """Every row against the baseline, uncorrected."""
+    between: list[Comparison]
+    """Every two other rows, the earlier first, uncorrected."""
     groups: list[Comparison]
     """The last row against the baseline within each group of families, uncorrected: is perception kept?"""
     agreements: dict[str, Agreement]
@@ -94,6 +97,7 @@ def split_table(
         rows=[accuracy(solutions, known.values(), seed=seed) for solutions in systems.values()],
         primary=correct_together([compare(systems[a], systems[b], families, seed=seed) for a, b in primary if a in systems and b in systems]),
         against=[compare(systems[baseline], those, families, seed=seed) for row, those in systems.items() if baseline in systems and row != baseline],
+        between=[compare(systems[a], systems[b], families, seed=seed) for a, b in combinations((row for row in systems if row != baseline), 2)],
         groups=[
             compare(systems[baseline], systems[last], those, seed=seed, scope=group)
             for group, those in groups.items()

@@ -75,6 +75,7 @@ def draw_lesson(
 def _search_lesson(rng: np.random.Generator, difficulty: float) -> Lesson:
     """A grid of which nothing but places is asked."""
     scene, _ = draw_item(rng, "base", str(rng.choice([family for family, (_, kind) in FAMILIES.items() if kind == "grid"])), difficulty)
+    assert isinstance(scene, Grid)
     turns: list[Turn] = []
     while len(turns) < _TURNS:
         turn = _grid_turn(rng, scene)

@@ -87,6 +87,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
     return collect(run, problems, rows=("base", "pair"), primary=[("base", "pair"), ("base", "absent")])
 
 
+def test_every_two_rows_are_compared_once(tmp_path: Path) -> None:
+    run, problems = make_run(tmp_path)
+    for baseline, against, between in (("base", ["pair"], []), ("absent", [], ["pair"])):
+        (table,) = collect(run, problems, rows=("base", "pair"), baseline=baseline).tables
+        assert ([c.after for c in table.against], [c.after for c in table.between]) == (against, between)
+
+
 def test_collected_figures(data: ReportData) -> None:
     (table,) = data.tables
     assert [(row.system, row.micro.value) for row in table.rows] == [("base", pytest.approx(2 / 12)), ("pair", pytest.approx(11 / 12))]
