@@ -90,7 +90,8 @@ def split_table(
     last = list(systems)[-1]
     agreements = {}
     for system, solutions in systems.items():
-        if any(s.chain is not None and s.chain.answer != s.answer for s in solutions):
+        # What stands in a reply of its own: a chain's answer and the letter that it was settled to are one answer.
+        if any(s.chain is not None and s.chain.text != s.text for s in solutions):
             agreements[system] = agreement(solutions, chain_correctness(known.values(), solutions))
     return SplitTable(
         split=split,

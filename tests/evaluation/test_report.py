@@ -94,6 +94,20 @@ def test_every_two_rows_are_compared_once(tmp_path: Path) -> None:
         assert ([c.after for c in table.against], [c.after for c in table.between]) == (against, between)
 
 
+def test_a_chain_that_is_the_whole_reply_can_be_neither_fixed_nor_misled(tmp_path: Path) -> None:
+    run, problems = make_run(tmp_path)
+    stage = run.stage("evaluate-single", inputs={}, config={}, version=1)
+
+    async def single(problem: Problem) -> Solution:
+        chain = make_chain(problem, 0, problem.answers[0]).model_copy(update={"text": "one reply"})
+        return Solution(problem_id=problem.id, system="single", answer="B", text="one reply", chain=chain)
+
+    asyncio.run(evaluate(single, problems, stage.work / "solutions.jsonl"))
+    stage.commit({})
+    (table,) = collect(run, problems, rows=("base", "single", "pair")).tables
+    assert set(table.agreements) == {"pair"}
+
+
 def test_collected_figures(data: ReportData) -> None:
     (table,) = data.tables
     assert [(row.system, row.micro.value) for row in table.rows] == [("base", pytest.approx(2 / 12)), ("pair", pytest.approx(11 / 12))]
