@@ -169,14 +169,14 @@ def train_language(
 
 
 @torch.inference_mode()
-def skills(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, seed: int, text: float, lessons: int = 400) -> dict[str, float]:
+def skills(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, seed: int, text: float) -> dict[str, float]:
     """The share of turns answered without an error, by skill: each turn as the first of its lesson, its answer foreseen token by token.
 
     What chains ask of a base is held here one by one: a base that reads but cannot find makes every chain begin with a guess.
     """
     rng = np.random.default_rng([seed, 3])
     rows: list[tuple[str, _Row]] = []
-    for _ in range(lessons):
+    for _ in range(HELD):
         difficulty = float(rng.random())
         lesson = draw_lesson(rng, difficulty, text)
         pixels = to_pixels(lesson.scene, rng, difficulty) if lesson.scene else None
@@ -197,6 +197,8 @@ _Row = tuple[list[int], list[float], torch.Tensor | None]
 _Batch = tuple[dict[str, torch.Tensor], torch.Tensor]
 _GROUP = 8
 """Batches drawn at once, so that rows of like length come together."""
+HELD = 400
+"""Lessons that skills are held on."""
 SAVE_EVERY = 400
 """Steps between checkpoints: a multiple of `_GROUP`, since batches that are drawn and not yet used are in no checkpoint."""
 
