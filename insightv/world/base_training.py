@@ -9,6 +9,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -140,8 +141,7 @@ def train_language(
     batches: list[_Batch] = []
     known: dict[str, float] = {}
 
-    def draw_one(rng: np.random.Generator, difficulty: float) -> Lesson:
-        return draw_lesson(rng, difficulty, text, known, searches)
+    draw_one = partial(draw_lesson, text=text, known=known, searches=searches)
 
     def loss_of(rng: np.random.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         if not batches:
