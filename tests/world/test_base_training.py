@@ -18,7 +18,7 @@ def test_training_goes_on_from_its_checkpoint_to_the_same_bytes(tmp_path: Path, 
 
     def train(name: str) -> tuple[bytes, dict[str, float]]:
         folder = tmp_path / name
-        known = base_training.train_base(folder / "model", folder / "scratch", 0, {"vision": 2, "text": 8, "language": 8, "search": 8}, reports.append)
+        known = base_training.train_base(folder / "model", folder / "scratch", 0, {"vision": 2, "text": 16, "language": 8, "search": 8}, reports.append)
         return (folder / "model" / "model.safetensors").read_bytes(), known
 
     def save_and_stop(path: Path, step: int, *rest: Any) -> None:
