@@ -15,7 +15,7 @@ import transformers
 from torch.nn import functional
 from transformers import LlavaForConditionalGeneration
 
-from insightv.world.tiny_vlm import IMAGE, build_model, build_processor
+from insightv.world.base.tiny_vlm import IMAGE, build_model, build_processor
 
 ROWS, TOKENS, PICTURE, SPOKEN = 32, 116, 16, 48
 """Rows of a step, tokens of a row, those of them that are a picture's, and those that have loss."""

@@ -42,7 +42,7 @@ Report = Callable[[dict[str, Any]], None]
 T = TypeVar("T")
 C = TypeVar("C", bound=TrainConfig)
 
-SHIPPED_BASE = Path(__file__).parent / "world" / "base"
+SHIPPED_BASE = Path(__file__).parent / "world" / "base" / "weights"
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def make_base(context: Context, work: Path) -> Summary:
     config = context.config
     told: Summary = {}
     if config.models.base is None and config.world and config.world.retrain_base:
-        from insightv.world.base_training import train_base
+        from insightv.world.base.training import train_base
 
         told = {"skills": train_base(work / "model", work / "scratch", config.seed, config.world.base_steps, context.report)}
         identity = weights_hash(work / "model", None)

@@ -9,10 +9,10 @@ from insightv.models.local import LocalChat
 from insightv.models.vlm import load
 from insightv.records import Problem
 from insightv.store import ImageStore
-from insightv.world import tiny_vlm
+from insightv.world.base import tiny_vlm
 from insightv.world.problems import make_split
 
-BASE = Path(tiny_vlm.__file__).parent / "base"
+BASE = Path(tiny_vlm.__file__).parent / "weights"
 
 
 def test_the_shipped_base_is_small_and_can_be_served() -> None:

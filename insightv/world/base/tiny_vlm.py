@@ -12,7 +12,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from insightv.world.lessons import vocabulary_corpus
+from insightv.world.base.lessons import vocabulary_corpus
 from insightv.world.scenes import COLOURS, PATCH, SHAPES, SIZE
 
 PAD, USER, ASSISTANT, END, IMAGE = "<pad>", "<|user|>", "<|assistant|>", "<|end|>", "<image>"

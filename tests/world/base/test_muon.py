@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from insightv.world.muon import Muon, orthogonal
+from insightv.world.base.muon import Muon, orthogonal
 
 
 @pytest.mark.parametrize("shape", [(2, 24, 40), (3, 16, 48), (1, 48, 16)])
