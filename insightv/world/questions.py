@@ -126,8 +126,8 @@ def _draw_grid_question(rng: np.random.Generator, scene: Grid, family: str) -> Q
     if family == "relative":
         place, anchor = filled[rng.integers(len(filled))]
         move = str(rng.choice(list(MOVES)))
-        target = _step(place, move)
-        if target is None or scene.cells[target] is None or [t for _, t in filled].count(anchor) > 1:
+        target = beside(CELLS[place], move)
+        if target is None or scene.cells[CELLS.index(target)] is None or [t for _, t in filled].count(anchor) > 1:
             return None
         return Question(family, (attribute, move, anchor.colour, anchor.shape))
     form = rng.random()
@@ -136,10 +136,11 @@ def _draw_grid_question(rng: np.random.Generator, scene: Grid, family: str) -> Q
     return Question(family, (group_words(colour, shape),))
 
 
-def _step(place: int, move: str) -> int | None:
+def beside(cell: str, move: str) -> str | None:
+    """The cell that is `move` of a cell, None outside the grid."""
     dx, dy = MOVES[move]
-    column, row = place % COLUMNS + dx, place // COLUMNS + dy
-    return row * COLUMNS + column if 0 <= column < COLUMNS and 0 <= row < ROWS else None
+    column, row = COLUMN_NAMES.index(cell[0]) + dx, int(cell[1]) + dy
+    return f"{COLUMN_NAMES[column]}{row}" if 0 <= column < COLUMNS and 1 <= row <= ROWS else None
 
 
 def answer_space(question: Question) -> list[str]:
@@ -217,6 +218,12 @@ def search_row(scene: Grid, row: int, group: str) -> tuple[str, int]:
     return f"Row {row} {group}: {' '.join(found) or 'none'}", len(found)
 
 
+def go(cell: str, move: str) -> str:
+    """What is said of a move: `Left of b2 is a2.`"""
+    target = beside(cell, move)
+    return f"{move.capitalize()} {cell} is {target}." if target else f"Nothing is {move} {cell}."
+
+
 def _reason_grid(question: Question, scene: Grid, carry: Carry, trace: Trace) -> None:
     if question.family == "attribute":
         attribute, cell = question.args
@@ -229,15 +236,12 @@ def _reason_grid(question: Question, scene: Grid, carry: Carry, trace: Trace) ->
         if not matches:
             trace.steps.append((f"Find the {colour} {shape}", f"No {colour} {shape} is there."))
             return
-        place = matches[0]
-        target = _step(place, move)
-        trace.steps.append((f"Find the {colour} {shape}", f"{colour} {shape} {CELLS[place]}."))
-        if target is None:
-            trace.steps.append((f"Go {move} {CELLS[place]}", f"Nothing is {move} {CELLS[place]}."))
-            return
-        trace.steps.append((f"Go {move} {CELLS[place]}", f"{move.capitalize()} {CELLS[place]} is {CELLS[target]}."))
-        trace.steps.append((f"Look at {CELLS[target]}", f"{CELLS[target]} {describe(scene.cells[target])}."))
-        _read_attribute(attribute, scene.cells[target], trace)
+        cell = CELLS[matches[0]]
+        trace.steps += [(f"Find the {colour} {shape}", f"{colour} {shape} {cell}."), (f"Go {move} {cell}", go(cell, move))]
+        if target := beside(cell, move):
+            thing = scene.cells[CELLS.index(target)]
+            trace.steps.append((f"Look at {target}", f"{target} {describe(thing)}."))
+            _read_attribute(attribute, thing, trace)
     else:
         found = [(row, *search_row(scene, row, question.args[0])) for row in range(1, ROWS + 1)]
         trace.answer = _run([_Reading(f"Search row {row}", said, str(count)) for row, said, count in found], running_word(question), carry, trace, "0")

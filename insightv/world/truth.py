@@ -7,8 +7,8 @@ from typing import Literal
 from insightv.answers import correct, extract
 from insightv.records import Chain, Problem, Step
 from insightv.world.claims import Claim, answerable, go_on, is_thin, item_of, read_claims, result_of
-from insightv.world.questions import MOVES, Question, Trace, combine, parse, reason, running_word
-from insightv.world.scenes import CELLS, COLUMN_NAMES, Scene, from_json
+from insightv.world.questions import Question, Trace, beside, combine, parse, reason, running_word
+from insightv.world.scenes import Scene, from_json
 
 Fault = Literal["", "perception", "selection", "arithmetic", "format", "transcription"]
 
@@ -63,7 +63,10 @@ def _fault(claim: Claim, claims: Sequence[Claim], before: Sequence[Step], questi
     if claim.kind == "go":
         if not any(other.kind == "go" and other.args[0] == claim.args[0] for other in known):
             return "selection"
-        return "arithmetic" if not _moves_rightly(*claim.args) else "" if _premise_stands(claim, before, question, scene) else "transcription"
+        move, start, end = claim.args
+        if end != beside(start, move):
+            return "arithmetic"
+        return "" if _premise_stands(claim, before, question, scene) else "transcription"
     if claim.kind in ("result", "best"):
         return _result_fault(claim, claims, before, question, known)
     if claim in known:
@@ -89,12 +92,6 @@ def _running_result(steps: Sequence[Step], word: str) -> str:
     read = [read_claims(step) for step in steps]
     first = "0" if word == "total" else next((item for claims in read if (item := item_of(claims, word))), "")
     return next((result for claims in reversed(read) if (result := result_of(claims, word))), first)
-
-
-def _moves_rightly(move: str, start: str, end: str) -> bool:
-    dx, dy = MOVES[move]
-    column, row = COLUMN_NAMES.index(start[0]) + dx, int(start[1]) + dy
-    return column in range(len(COLUMN_NAMES)) and end == f"{COLUMN_NAMES[column]}{row}" and end in CELLS
 
 
 def _premise_stands(claim: Claim, before: Sequence[Step], question: Question, scene: Scene) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 from insightv.chain_text import render_chain
 from insightv.records import Chain, Step
 from insightv.world.problems import draw_item, draw_options, is_held_out
-from insightv.world.questions import FAMILIES, GROUPS, MOVES, Question, combine, describe, draw_question, group_words, reason, search_row
+from insightv.world.questions import FAMILIES, GROUPS, MOVES, Question, combine, describe, draw_question, go, group_words, reason, search_row
 from insightv.world.scenes import CELLS, COLOURS, COLUMN_NAMES, COLUMNS, NAMES, ROWS, SHAPES, Chart, Grid, Scene, Table, Thing, kind_of
 
 DIRECT = "\nAnswer directly."
@@ -239,10 +239,7 @@ def _text_turn(rng: np.random.Generator, difficulty: float) -> Turn:
 
 def _move(rng: np.random.Generator) -> tuple[str, str]:
     cell, move = str(rng.choice(CELLS)), str(rng.choice(list(MOVES)))
-    column, row = COLUMN_NAMES.index(cell[0]) + MOVES[move][0], int(cell[1]) - 1 + MOVES[move][1]
-    if 0 <= column < COLUMNS and 0 <= row < ROWS:
-        return f"Go {move} {cell}", f"{move.capitalize()} {cell} is {COLUMN_NAMES[column]}{row + 1}."
-    return f"Go {move} {cell}", f"Nothing is {move} {cell}."
+    return f"Go {move} {cell}", go(cell, move)
 
 
 def _document_turn(rng: np.random.Generator, difficulty: float) -> Turn:
