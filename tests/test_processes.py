@@ -48,11 +48,16 @@ def test_ctrl_c_ends_threads_and_processes_with_130(tmp_path: Path, tiny_llava: 
     run = tmp_path / "run"
     # A teacher this slow keeps the chains' thread busy for minutes.
     settings = (f"run={run}", f"models.base={tiny_llava}", "world.teacher.latency=60")
-    command = [sys.executable, "-c", "from insightv.cli import main; main()", "run", str(SMALL), *(word for one in settings for word in ("-o", one))]
+    # What a shell starts in the background ignores Ctrl-C, these tests' own process perhaps among it.
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from insightv.cli import main; main()"
+    command = [sys.executable, "-c", code, "run", str(SMALL), *(word for one in settings for word in ("-o", one))]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
-        wait_until(lambda: stages_of(run) and any((run / ".work").glob("generate-*")))
-        os.killpg(process.pid, signal.SIGINT)
-        _, said = process.communicate(timeout=20)
+        try:
+            wait_until(lambda: stages_of(run) and any((run / ".work").glob("generate-*")))
+            os.killpg(process.pid, signal.SIGINT)
+            _, said = process.communicate(timeout=20)
+        finally:
+            process.kill()
     assert process.returncode == 130
     assert said == "insightv: stopped; run the same command to go on, nothing is lost\n"
     assert stages_of(run) == []
