@@ -31,7 +31,7 @@ format: $(STAMP) ## Let ruff put the code in order
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-laptop: $(STAMP) ## All rows of the table, about an hour a seed
+laptop: $(STAMP) ## All rows of the table, under half an hour a seed
 	@$(BIN)/insightv run configs/laptop.yaml
 
 soak: $(STAMP) ## Kill the demo at 20 random moments, start it again each time, and compare its bytes with an undisturbed run's
