@@ -119,7 +119,10 @@ class GenerateConfig(Settings):
     sampling: SamplingConfig = SamplingConfig(temperature=0.7, top_p=0.95, max_tokens=1024)
     """Per step."""
     open_problems: int = Field(256, ge=1)
-    """Problems worked on at once."""
+    """Problems worked on at once, each with all its paths: more than a server takes, so that no place is idle, and few enough that it still has their
+    images and questions in its prefix cache when the next step comes."""
+    lead: bool = True
+    """Let the first path of a problem be one step ahead, so that the others find its prompt in the server's cache."""
 
 
 class AssessConfig(Settings):

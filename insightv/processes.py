@@ -23,7 +23,7 @@ from rich.text import Text
 from insightv.config import Config, UserError, save_config
 from insightv.files import explained, locked, stamp, try_lock
 from insightv.models.chat import EndpointDown
-from insightv.stages import Context, Summary
+from insightv.stages.context import Context, Summary
 from insightv.store import Run, Stage, read_manifest
 
 VERSION = 3

@@ -19,7 +19,7 @@ import pytest
 from insightv import child, loop, processes
 from insightv.config import Config, UserError, load_config
 from insightv.files import locked
-from insightv.stages import Context
+from insightv.stages.context import Context
 from insightv.store import Run
 
 SMALL = Path(__file__).parent / "small.yaml"
@@ -193,7 +193,7 @@ def test_a_full_disk_in_a_stage_is_one_line(error: Exception, tmp_path: Path, mo
     config = tmp_path / "config.yaml"
     config.write_text(f"run: {tmp_path / 'run'}\nworld: {{}}\n", encoding="utf-8")
     monkeypatch.setattr(sys, "argv", ["child", str(config), "problems"])
-    monkeypatch.setattr("insightv.stages.make_problems", fail)
+    monkeypatch.setattr("insightv.stages.start.make_problems", fail)
     monkeypatch.setattr(child, "_end_with_parent", lambda: None)
     with pytest.raises(SystemExit) as end:
         child.main()

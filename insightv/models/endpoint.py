@@ -1,12 +1,11 @@
 """A model behind an OpenAI-compatible URL, every reply journalled before it is used."""
 
-import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Container, Iterable, Sequence
+from collections.abc import AsyncIterator, Container, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import orjson
 import PIL.Image
@@ -17,12 +16,11 @@ from insightv.journal import Bill
 from insightv.models.chat import Delta, EndpointDown, Image, Message, Reply, Sampling, Text, request_key, text_message
 from insightv.models.meter import Meter, Stats
 from insightv.models.sse import read_stream
+from insightv.models.together import together
 from insightv.models.transport import Refused, Stumbled, Transport
 from insightv.models.wire import BrokenReply, ImageParts, Json, image_part, read_completion, read_row, read_usage, request_body
 from insightv.records import Usage
 from insightv.store import ImageStore, Journal, content_hash
-
-T = TypeVar("T")
 
 LONGEST_BACKOFF = 60.0
 
@@ -72,7 +70,7 @@ class Endpoint:
         if len(groups) == 1:
             found |= await self._replies(messages, sampling, groups[0])
         elif groups:
-            for replies in await _all(self._replies(messages, sampling, group) for group in groups):
+            for replies in await together(self._replies(messages, sampling, group) for group in groups):
                 found |= replies
         return [found[index] for index in sorted(found)]
 
@@ -127,7 +125,7 @@ class Endpoint:
         while lacking:
             rows = await self._ask(messages, sampling, lacking[0][0], len(lacking))
             stored = [self._stored(key, row, first=not place) for place, ((_, key), row) in enumerate(zip(lacking, rows, strict=False))]
-            for (index, _), row in zip(lacking, await _all(stored) if len(stored) > 1 else [await stored[0]], strict=False):
+            for (index, _), row in zip(lacking, await together(stored) if len(stored) > 1 else [await stored[0]], strict=False):
                 found[index] = read_row(row)
                 self.stats.failed += found[index].finish == "failed"
             lacking = lacking[len(rows) :]
@@ -225,15 +223,6 @@ def _groups(lacking: list[tuple[int, str]], most: int) -> list[list[tuple[int, s
         else:
             groups.append([item])
     return groups
-
-
-async def _all(work: Iterable[Awaitable[T]]) -> list[T]:
-    """The results of all; the first error only when all have ended, so that what was asked for by then is kept. A cancellation cancels all."""
-    results = await asyncio.gather(*work, return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
-    return [result for result in results if not isinstance(result, BaseException)]
 
 
 def _backoff(attempt: int, wait: float) -> float:
