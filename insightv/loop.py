@@ -200,7 +200,7 @@ def check(config: Config) -> list[dict[str, object]]:
     if not problems:
         raise UserError("there is no training problem to make a chain for")
     with with_teacher(name_teacher(config)) as resolved:
-        return check(resolved, Run(config.run), problems[0], len(problems))
+        return check(resolved, Run(config.run, config.journal), problems[0], len(problems))
 
 
 def name_teacher(config: Config) -> Config:

@@ -111,6 +111,11 @@ class Chat(Protocol):
 class Halted(RuntimeError):
     """The run was asked to stop, or its budget is spent: nothing new is begun, what was in flight is journalled; the message says why."""
 
+    def __init__(self, reason: str, code: int = 2) -> None:
+        """`code` is the exit code that says so to a shell: 128 and the number of the signal, or 2."""
+        super().__init__(reason)
+        self.code = code
+
 
 class EndpointDown(RuntimeError):
     """A model stayed out of reach for longer than `max_outage`; the run ends and can be resumed."""

@@ -48,8 +48,8 @@ class Meter:
 
     def __init__(self, budget: BudgetConfig | None = None, *, requests: int = 0, cost: float = 0.0) -> None:
         """`requests` and `cost` are what earlier processes of the same run have spent already."""
-        self.reason = ""
-        """Why it was halted; empty while it goes on."""
+        self.halted: Halted | None = None
+        """Why no request may begin any more."""
         self._budget = budget or BudgetConfig()
         self._before = Stats(requests=requests, spend=cost)
         self._begun = time.monotonic()
@@ -68,18 +68,23 @@ class Meter:
 
     def admit(self) -> None:
         """Raise `Halted` if no further request may begin."""
-        if not self.reason and (spent := self._spent()):
-            self.halt(spent)
-        if self.reason:
-            raise Halted(self.reason)
+        if not self.halted and (spent := self._spent()):
+            self.halt(Halted(f"{spent}; raise it"))
+        if self.halted:
+            raise Halted(str(self.halted), self.halted.code)
 
-    def halt(self, reason: str) -> None:
+    def halt(self, error: Halted) -> None:
         """Let no further request begin; the first reason stands."""
         with self._lock:
-            self.reason = self.reason or reason
+            self.halted = self.halted or error
             watchers = list(self._watchers)
         for watcher in watchers:
-            watcher(Halted(self.reason))
+            watcher(self.halted)
+
+    @property
+    def busy(self) -> bool:
+        """Whether an endpoint is in use."""
+        return bool(self._watchers)
 
     def watch(self, watcher: Callable[[Halted], None]) -> Callable[[], None]:
         """Have `watcher` called at the halt, from whichever thread; the returned function ends that."""

@@ -239,7 +239,7 @@ class Transport:
 
     def _halt(self, error: Halted) -> None:
         self._halted.set()
-        self._pool.fail(error)
+        self._pool.fail(Halted(str(error), error.code))
 
     def _pause(self, replica: Replica, cause: Exception) -> None:
         """Have an outage begin, unless it is under way: it ends with the server's return, or with `EndpointDown` for all who wait."""
