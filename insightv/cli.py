@@ -125,10 +125,19 @@ def report(run: RunFolder) -> None:
 
 @app.command(rich_help_panel="Look at a run")
 def status(run: RunFolder) -> None:
-    """Show the stages of RUN: which are done, and what each did."""
+    """Show the stages of RUN: which are done and what each did, and how far one is that runs in another shell."""
     from insightv import loop
 
     _show(str(run), loop.status(run))
+
+
+@app.command(rich_help_panel="Look at a run")
+def defects(run: RunFolder) -> None:
+    """Show what was wrong with the chains of RUN, also while they are written: each defect with its number and an example."""
+    from insightv import loop
+
+    rows = loop.defects(run)
+    _show(str(run), rows) if rows else typer.echo(f"{run}: no defects so far")
 
 
 @app.command(rich_help_panel="Look at a run")
