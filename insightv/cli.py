@@ -88,7 +88,7 @@ def import_rows(
     licence: Annotated[str, typer.Option(help="Licence of the data, for the manifest.", show_default=False)] = "",
     on_error: Annotated[Literal["skip", "stop"], typer.Option(help="Whether a broken row is skipped and kept with its reason, or ends the import.")] = "skip",
     near_duplicates: Annotated[Literal["drop", "keep"], typer.Option(help="What becomes of the same question about nearly the same picture.")] = "drop",
-    distance: Annotated[int, typer.Option(min=0, max=15, help="Bits of 64 in which the looks of near duplicates differ at most.")] = 3,
+    distance: Annotated[int, typer.Option(min=0, max=15, help="Bits of 64 in which the looks of near duplicates differ at most.")] = 5,
     seed: Annotated[int, typer.Option(help="Another seed chooses other problems for a quota.")] = 0,
 ) -> None:
     """Turn data of any common layout into problems; a row that cannot be one is kept with its reason.

@@ -11,7 +11,7 @@ from insightv.datasets.pictures import Picture
 from insightv.records import Problem
 from insightv.store import content_hash
 
-DISTANCE = 3
+DISTANCE = 5
 """Bits in which the looks of two near pictures differ at most: docs/sources.md says on what it was measured."""
 MOST_DISTANCE = 15
 _SHADE = 12
@@ -23,9 +23,11 @@ _TABLES = """
 PRAGMA journal_mode = OFF;
 PRAGMA synchronous = OFF;
 CREATE TABLE exact (key BLOB PRIMARY KEY, problem TEXT) WITHOUT ROWID;
-CREATE TABLE near (band INTEGER, place INTEGER, problem TEXT, looks BLOB, thumbs BLOB, PRIMARY KEY (band, place)) WITHOUT ROWID;
+CREATE TABLE known (place INTEGER PRIMARY KEY, problem TEXT, looks BLOB, thumbs BLOB);
+CREATE TABLE near (band INTEGER, place INTEGER, PRIMARY KEY (band, place)) WITHOUT ROWID;
 CREATE TABLE image (pixels BLOB PRIMARY KEY, problems INTEGER) WITHOUT ROWID;
 """
+_LIKE = "SELECT problem, looks, thumbs FROM near JOIN known USING (place) WHERE band = ? ORDER BY place LIMIT ?"
 
 
 class Duplicates:
@@ -66,8 +68,9 @@ class Duplicates:
         if self._distance is not None:
             looks = b"".join(picture.look.to_bytes(8, "big") for picture in pictures)
             thumbs = b"".join(picture.thumb for picture in pictures)
-            rows = [(band, self._count, problem.id, looks, thumbs) for band in _bands(problem, pictures, self._distance)]
-            self._file.executemany("INSERT INTO near VALUES (?, ?, ?, ?, ?)", rows)
+            self._file.execute("INSERT INTO known VALUES (?, ?, ?, ?)", (self._count, problem.id, looks, thumbs))
+            bands = _bands(problem, pictures, self._distance)
+            self._file.executemany("INSERT OR IGNORE INTO near VALUES (?, ?)", [(band, self._count) for band in bands])
 
     def shared(self) -> dict[str, int]:
         """How many images (`images`) stand in more than one problem, and how often these are used in all (`uses`)."""
@@ -76,7 +79,7 @@ class Duplicates:
 
     def _alike(self, problem: Problem, pictures: Sequence[Picture]) -> Iterator[tuple[str, bytes, bytes]]:
         for band in _bands(problem, pictures, self._distance or 0):
-            yield from self._file.execute("SELECT problem, looks, thumbs FROM near WHERE band = ? ORDER BY place LIMIT ?", (band, _COMPARED))
+            yield from self._file.execute(_LIKE, (band, _COMPARED))
 
 
 def _exact(problem: Problem, pictures: Sequence[Picture]) -> bytes:
@@ -90,6 +93,11 @@ def _bands(problem: Problem, pictures: Sequence[Picture], distance: int) -> list
     parts = [look[64 * place // (distance + 1) : 64 * (place + 1) // (distance + 1)] for place in range(distance + 1 if pictures else 1)]
     hashes = (content_hash([words, len(problem.options), len(pictures), place, part]) for place, part in enumerate(parts))
     return [int(value[:16], 16) - 2**63 for value in hashes]
+
+
+def same(one: Picture, other: Picture, distance: int) -> bool:
+    """Whether two pictures look the same: looks that differ in `distance` bits at most, and thumbs that hardly differ in any place and colour."""
+    return _near([one], other.look.to_bytes(8, "big"), other.thumb, distance)
 
 
 def _near(pictures: Sequence[Picture], looks: bytes, thumbs: bytes, distance: int) -> bool:

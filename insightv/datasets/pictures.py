@@ -28,6 +28,8 @@ LEAST_SIDE = 2
 MOST_RATIO = 200
 """Longer to shorter side at most; Qwen2-VL's processor refuses more."""
 THUMB = 8
+_WAVES = np.cos(np.pi / 64 * np.outer(np.arange(8), 2 * np.arange(32) + 1))
+"""Rows of the discrete cosine transform of 32 values: the 8 slowest waves."""
 _READ = (*FORMATS, "GIF", "BMP", "TIFF")
 _HEADS = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"GIF8", b"BM", b"II*\0", b"MM\0*")
 _BASE64 = re.compile(r"[A-Za-z0-9+/\s]{64,}={0,2}\s*")
@@ -44,7 +46,7 @@ class Picture:
     pixels: str
     """Hash of size and RGB pixels."""
     look: int
-    """64 bits, each whether the grey picture, shrunk to 9 x 8, brightens to the right (dHash)."""
+    """Perceptual hash of 64 bits: which of the 8 x 8 slowest waves of the grey picture, shrunk to 32 x 32, are above their median (pHash)."""
     thumb: bytes
     """The picture shrunk to `THUMB` x `THUMB` RGB."""
 
@@ -100,9 +102,14 @@ def prepare(data: bytes, name: Any = "") -> Picture:
     except ImageError as error:
         raise RowError("bad_image", f"{label}{error}") from None
     pixels = hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()[:32]
-    grey = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.BOX), dtype=np.int16)
-    bits = np.packbits(grey[:, 1:] > grey[:, :-1])
-    return Picture(data, pixels, int.from_bytes(bits.tobytes(), "big"), image.resize((THUMB, THUMB), Image.Resampling.BOX).tobytes())
+    return Picture(data, pixels, _look(image), image.resize((THUMB, THUMB), Image.Resampling.BILINEAR).tobytes())
+
+
+def _look(image: Image.Image) -> int:
+    grey = np.asarray(image.convert("L").resize((32, 32), Image.Resampling.BILINEAR), dtype=np.float64)
+    waves = (_WAVES @ grey @ _WAVES.T).ravel()
+    # The first one is the brightness of the whole.
+    return int.from_bytes(np.packbits(waves[1:] > np.median(waves[1:])).tobytes(), "big")
 
 
 def _opened(data: bytes) -> tuple[Image.Image, bool]:
@@ -118,7 +125,6 @@ def _opened(data: bytes) -> tuple[Image.Image, bool]:
             turned = _orientation(image) != 1
             if not deep and image.mode in ("I", "F"):
                 raise ImageError("32-bit pixels, which have no agreed range of brightness")
-            image.load()
             kept = image.format in FORMATS and not (deep or turned or image.mode == "CMYK" or _shines_through(image))
             if not kept:
                 return to_rgb(ImageOps.exif_transpose(image) if turned else image), False

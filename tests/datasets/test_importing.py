@@ -315,5 +315,5 @@ def test_memory_of_a_whole_import_does_not_grow_with_the_rows(tmp_path: Path) ->
         return peak
 
     most(10, None)
-    for quota in (None, 600):
-        assert most(3000, quota) < most(600, quota) + 2**20
+    for quota in (None, 300):
+        assert most(1500, quota) < most(300, quota) + 2**20
