@@ -84,7 +84,8 @@ def choose(run: Path, config: Config, steps: Plan, what: Sequence[str]) -> list[
     for name in sorted(wanted):
         for need in steps.steps:
             if need in steps.closure({name}) and not finished(run, steps, need):
-                raise UserError(f"{run}: {need}, which {name} is made from, is not done with the run's config; run it again, or name with --what what is done")
+                which = f"{need}, which {name} is made from," if need != name else name
+                raise UserError(f"{run}: {which} is not done with the run's config; run that again, or name with --what what is done")
     return [Item(name, kind, run / name, read_manifest(run / name)) for name, kind in known.items() if name in wanted]
 
 

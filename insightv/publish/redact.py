@@ -86,7 +86,8 @@ def _free(value: Any, redact: Redact) -> Any:
 
 
 def _addresses(role: EndpointConfig) -> Iterator[str]:
-    if key := os.environ.get(role.api_key_env, ""):
+    # A stand-in for a key, such as EMPTY, may be a word of any text.
+    if len(key := os.environ.get(role.api_key_env, "")) >= 8:
         yield key
     if role.url:
         parts = urlsplit(role.url)
