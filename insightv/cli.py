@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from insightv.config import UserError, load_config
-from insightv.models.chat import EndpointDown
+from insightv.models.chat import EndpointDown, Halted
 
 DEMO = Path(__file__).parent.parent / "configs" / "demo.yaml"
 GO_ON = "run the same command to go on, nothing is lost"
@@ -125,10 +125,19 @@ def report(run: RunFolder) -> None:
 
 @app.command(rich_help_panel="Look at a run")
 def status(run: RunFolder) -> None:
-    """Show the stages of RUN: which are done, and what each did."""
+    """Show the stages of RUN: which are done and what each did, and how far one is that runs in another shell."""
     from insightv import loop
 
     _show(str(run), loop.status(run))
+
+
+@app.command(rich_help_panel="Look at a run")
+def defects(run: RunFolder) -> None:
+    """Show what was wrong with the chains of RUN, also while they are written: each defect with its number and an example."""
+    from insightv import loop
+
+    rows = loop.defects(run)
+    _show(str(run), rows) if rows else typer.echo(f"{run}: no defects so far")
 
 
 @app.command(rich_help_panel="Look at a run")
@@ -216,6 +225,8 @@ def main() -> None:
         _leave(str(error), 2)
     except EndpointDown as error:
         _leave(f"{error}; {GO_ON}", 2)
+    except Halted as halt:
+        _leave(f"{halt}; {GO_ON}", halt.code)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
