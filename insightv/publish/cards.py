@@ -179,8 +179,7 @@ def _histogram(made: Sequence[Made], kept: Counter[int]) -> list[tuple[str, int,
 
 def _cost(about: About, made: Sequence[Made]) -> str:
     """What the teacher's chains cost at the config's prices; empty if it has none, or no chain is the teacher's."""
-    generator = about.config.models.generator
-    total = sum(stage.tokens[0] * generator.price_in + stage.tokens[1] * generator.price_out for stage in made if stage.author == "teacher") / 1e6
+    total = sum(about.config.models.generator.cost(*stage.tokens) for stage in made if stage.author == "teacher")
     return f"{total:.2f}" if total else ""
 
 

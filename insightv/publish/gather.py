@@ -65,8 +65,8 @@ class Made:
     by: dict[str, int]
     scores: Counter[int]
     """Scores by value."""
-    tokens: tuple[int, int]
-    """Prompt and completion tokens of all chains."""
+    tokens: tuple[int, int, int]
+    """Tokens of all chains: of prompts, of completions, and those of the prompts that a server had in its cache."""
 
     @property
     def mean(self) -> float:
@@ -85,7 +85,7 @@ def choose(run: Path, config: Config, steps: Plan, what: Sequence[str]) -> list[
         for need in steps.steps:
             if need in steps.closure({name}) and not finished(run, steps, need):
                 which = f"{need}, which {name} is made from," if need != name else name
-                raise UserError(f"{run}: {which} is not done with the run's config; run that again, or name with --what what is done")
+                raise UserError(f"{run}: {which} is not done with the run's config by this version; run that again, or name with --what what is done")
     return [Item(name, kind, run / name, read_manifest(run / name)) for name, kind in known.items() if name in wanted]
 
 
@@ -117,9 +117,9 @@ def chains_behind(run: Path, config: Config, steps: Plan, item: Item) -> list[Ma
 def _made(run: Path, config: Config, steps: Plan, stage: str, judged: str) -> Made:
     policy = config.summary.own_sampling or config.systems.reasoner if stage in ("own-chains", "dpo-chains") else config.dpo.sampling
     author, sampling = ("teacher", config.generate.sampling) if stage == "generate" else (steps.steps[stage].needs[1], policy)
-    prompt = completion = 0
+    prompt = completion = cached = 0
     for chain in read_records(run / stage / "chains.jsonl", Chain):
-        prompt, completion = prompt + chain.usage.prompt, completion + chain.usage.completion
+        prompt, completion, cached = prompt + chain.usage.prompt, completion + chain.usage.completion, cached + chain.usage.cached
     verdicts = list(read_records(run / judged / "verdicts.jsonl", Verdict))
     names = {True: "correct", False: "wrong", None: "not judged"}
     return Made(
@@ -130,7 +130,7 @@ def _made(run: Path, config: Config, steps: Plan, stage: str, judged: str) -> Ma
         verdicts=dict(Counter(names[verdict.correct] for verdict in verdicts)),
         by=dict(Counter(verdict.by for verdict in verdicts)),
         scores=Counter(score.value for score in read_records(run / judged / "scores.jsonl", Score) if score.value is not None),
-        tokens=(prompt, completion),
+        tokens=(prompt, completion, cached),
     )
 
 

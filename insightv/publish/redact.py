@@ -2,10 +2,12 @@
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+from pydantic import BaseModel
 
 from insightv.config import Config, EndpointConfig
 
@@ -21,6 +23,7 @@ _ADDRESS = re.compile(
     r"|(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?(?![\w.])"
     r"|\b(?:localhost|(?:[\w-]+\.)+[a-z]{2,}):\d{2,5}\b"
 )
+_WHOLE_ADDRESS = re.compile(r"(?i)[a-z][a-z0-9+.-]*://\S+")
 _FOLDERS = re.compile(r"(?<![\w.~/:<-])~?/(?=[A-Za-z_.])(?:[^\s/\"'`\\:;,()<>\[\]]+/)+")
 
 
@@ -31,7 +34,7 @@ def redactor(config: Config, run: Path) -> Redact:
     """
     roles = [getattr(config.models, role) for role in ROLES]
     named = {role.model for role in roles}
-    words = {word.casefold(): REMOVED for role in roles for word in _addresses(role) if word not in named}
+    words = {word.casefold(): REMOVED for word in (*_keys(roles), *_addresses(config)) if word not in named}
     folders = {str(way) for folder in _folders(config, run) for way in (folder.absolute(), folder.resolve()) if len(way.parts) > 1}
     words |= {f"{folder}/".casefold(): "" for folder in folders} | {folder.casefold(): Path(folder).name for folder in folders}
     # The longest first: an address holds its host. What ends in a slash may go on with a word.
@@ -54,7 +57,7 @@ def clean(value: Any, redact: Redact, *, secrets: bool = True) -> Any:
         return [clean(part, redact, secrets=secrets) for part in value]
     if not isinstance(value, str):
         return value
-    value = _SECRET.sub(REMOVED, redact(value))
+    value = "" if _WHOLE_ADDRESS.fullmatch(value) else _SECRET.sub(REMOVED, redact(value))
     return Path(value).name if re.fullmatch(r"~?/\S*/\S*", value) else value
 
 
@@ -66,8 +69,10 @@ def settings(config: Config, run: Path) -> dict[str, Any]:
     values["problems"] = {split: path and Path(path).name for split, path in values["problems"].items()}
     values["models"]["base"] = values["models"]["base"] and Path(values["models"]["base"]).name
     for role in ROLES:
-        del values["models"][role]["url"], values["models"][role]["api_key_env"]
+        for setting in ("url", "replicas", "api_key_env"):
+            del values["models"][role][setting]
         values["models"][role]["extra"] = _free(values["models"][role]["extra"], redact)
+    values["journal"] = None
     # A command line may hold anything.
     values["dpo"]["server"] = None
     for training in ("reasoner", "summarizer", "single", "dpo"):
@@ -85,18 +90,25 @@ def _free(value: Any, redact: Redact) -> Any:
     return machine_text(value, redact) if isinstance(value, str) else value
 
 
-def _addresses(role: EndpointConfig) -> Iterator[str]:
+def _keys(roles: Iterable[EndpointConfig]) -> Iterator[str]:
     # A stand-in for a key, such as EMPTY, may be a word of any text.
-    if len(key := os.environ.get(role.api_key_env, "")) >= 8:
-        yield key
-    if role.url:
-        parts = urlsplit(role.url)
-        found = (role.url, role.url.rstrip("/"), parts.netloc, parts.netloc.rpartition("@")[2], parts.hostname, parts.password)
+    yield from (key for role in roles if len(key := os.environ.get(role.api_key_env, "")) >= 8)
+
+
+def _addresses(value: Any) -> Iterator[str]:
+    """Every address in settings, whatever setting it is, and its parts that tell where it leads."""
+    if isinstance(value, BaseModel):
+        value = value.model_dump(mode="json")
+    if isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _addresses(part)
+    elif isinstance(value, str) and _WHOLE_ADDRESS.fullmatch(value):
+        parts = urlsplit(value)
+        found = (value, value.rstrip("/"), parts.netloc, parts.netloc.rpartition("@")[2], parts.hostname, parts.password)
         yield from (word for word in found if word)
 
 
 def _folders(config: Config, run: Path) -> Iterator[Path]:
     yield from (Path.cwd(), Path.home(), run.absolute().parent, config.run.absolute().parent)
     yield from (path.absolute().parent for _, path in config.problems if path)
-    if config.models.base:
-        yield config.models.base.absolute().parent
+    yield from (path.absolute().parent for path in (config.models.base, config.journal) if path)

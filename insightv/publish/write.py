@@ -18,7 +18,7 @@ from insightv.processes import Plan
 from insightv.publish import cards, push
 from insightv.publish.gather import Item, chains_behind, choose, finished, sources, tables
 from insightv.publish.redact import Redact, clean, machine_text, redactor, settings
-from insightv.stages import base_path
+from insightv.stages.context import base_path
 from insightv.store import Run, read_manifest
 
 HUB = "hub:"

@@ -26,7 +26,7 @@ from insightv.models.chat import Message, Text
 from insightv.processes import Plan
 from insightv.publish import cards, gather, push, write
 from insightv.publish.redact import redactor, settings
-from insightv.stages import SHIPPED_BASE
+from insightv.stages.context import SHIPPED_BASE
 from insightv.store import Run
 
 SMALL = Path(__file__).parent.parent / "small.yaml"
@@ -202,7 +202,11 @@ def test_what_was_not_made_with_the_config_is_not_published(again: Path, tmp_pat
 def test_no_address_or_folder_is_in_any_text(again: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACME_KEY", "an entirely private key")
     url = "http://me:pa55word@gpu-box.internal:8000/v1"
-    to = [f"models.{role}.{setting}" for role in ("generator", "judge", "scorer") for setting in (f"url={url}", "api_key_env=ACME_KEY")]
+    to = [
+        f"models.{role}.{setting}"
+        for role in ("generator", "judge", "scorer")
+        for setting in (f"url={url}", "api_key_env=ACME_KEY", "replicas=[http://gpu-box-2/v1]")
+    ]
     save_config(load_config(again / "config.yaml", [f"run={again}", *to]), again / "config.yaml")
     write.publish(again, str(tmp_path / "out"), ["summarizer", "dpo1"])
     path, manifest = again / "reasoning-data" / "rejections.jsonl", again / "reasoning-data" / "manifest.json"

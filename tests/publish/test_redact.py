@@ -12,7 +12,12 @@ KEY = "sk-ant-0123456789abcdef0123"
 
 
 def config(**more: object) -> Config:
-    role = {"url": "http://me:pa55word@gpu-box.internal:8000/v1", "model": "/data/models/Qwen2-VL-72B", "api_key_env": "ACME_KEY"}
+    role = {
+        "url": "http://me:pa55word@gpu-box.internal:8000/v1",
+        "replicas": ["https://node-7.acme/v1"],
+        "model": "/data/models/Qwen2-VL-72B",
+        "api_key_env": "ACME_KEY",
+    }
     return Config.model_validate({"models": {"generator": role, "judge": role, "scorer": {**role, "url": "http://teacher/v1", "model": "teacher"}}, **more})
 
 
@@ -24,15 +29,16 @@ def test_a_published_config_loads_again_and_says_nothing_of_where_it_ran(tmp_pat
     }
     given = config(
         run=tmp_path / "private" / "run",
+        journal=tmp_path / "private" / "journal",
         problems={"train": tmp_path / "private" / "train" / "problems.jsonl"},
         reasoner={"arguments": {"hub_token": KEY, "logging_dir": "/mnt/secret/logs", "deepspeed": "conf/ds.json", "weight_decay": 0.5}},
         dpo={"server": f"serve {{path}} --port {{port}} --api-key {KEY}"},
-        prompts={"reasoner": "{question}\n/no_think Look at a/b and 12:30.", "direct": "{question} the key itself"},
+        prompts={"reasoner": "{question}\n/no_think Look at a/b and 12:30, as https://example.org/rules says.", "direct": "{question} the key itself"},
     )
     models = given.models.model_copy(update={"judge": given.models.judge.model_copy(update=extra), "base": tmp_path / "private" / "base-7b"})
     given = given.model_copy(update={"models": models})
     told = yaml.safe_dump(settings(given, tmp_path / "private" / "run"))
-    for secret in (KEY, "gpu-box", "pa55word", "10.1.2.3", "ACME_KEY", "the key itself", "private", "/mnt", "/data", str(tmp_path)):
+    for secret in (KEY, "gpu-box", "node-7", "pa55word", "10.1.2.3", "ACME_KEY", "the key itself", "private", "/mnt", "/data", str(tmp_path)):
         assert secret not in told
     (tmp_path / "again.yaml").write_text(told, encoding="utf-8")
     again = load_config(tmp_path / "again.yaml")
@@ -48,6 +54,7 @@ def test_a_published_config_loads_again_and_says_nothing_of_where_it_ran(tmp_pat
         ("POST http://gpu-box.internal:8000/v1/chat/completions: 500", "POST [removed] 500"),
         ("cannot connect to host GPU-box.internal:8000 ssl:default", "cannot connect to host [removed] ssl:default"),
         ("see https://other.example/a?b=c, then go on", "see [removed] then go on"),
+        ("NODE-7.acme says no", "[removed] says no"),
         ("no route to 192.168.0.7:80", "no route to [removed]"),
         ("node7.cluster.local:443 is gone", "[removed] is gone"),
         ('{"model":"/data/models/Qwen2-VL-72B@1"}', '{"model":"Qwen2-VL-72B@1"}'),
