@@ -189,6 +189,26 @@ def ask(
     console.print()
 
 
+@app.command(rich_help_panel="Share a run")
+def publish(
+    run: RunFolder,
+    dest: Annotated[str, typer.Argument(help="A folder, or hub:OWNER/NAME for repositories OWNER/NAME-reasoning-data and so on.", show_default=False)],
+    what: Annotated[str, typer.Option(help="Stages, as in reasoning-data,dpo3; without it all data sets and the last pair.", show_default=False)] = "",
+    name: Annotated[str, typer.Option(help="Title of the cards; the folder's or the repositories' name without it.", show_default=False)] = "",
+    public: Annotated[bool, typer.Option("--public/--private", help="Who may see new repositories.")] = False,
+    licence: Annotated[str, typer.Option(help="Licence of what is published, as in cc-by-4.0; the sources' without it.", show_default=False)] = "",
+    language: Annotated[str, typer.Option(help="Language of questions and chains.")] = "en",
+    base: Annotated[str, typer.Option("--base", help="The base model's name on the Hub, as in Qwen/Qwen2.5-VL-7B-Instruct.", show_default=False)] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Write the cards into the run's .work/publish, show what would go where, and stop.")] = False,
+) -> None:
+    """Bring data sets and models of RUN to a folder or to the Hub, each with a card of how it was made; without addresses, keys and folders."""
+    from insightv.publish.write import publish
+
+    names = [stage.strip() for stage in what.split(",") if stage.strip()]
+    _show(dest, publish(run, dest, names, name=name, public=public, licence=licence, language=language, base=base, dry_run=dry_run))
+    typer.echo(f"nothing was sent; the cards are in {run / '.work' / 'publish'}" if dry_run else f"published at {dest}")
+
+
 @world.command()
 def problems(config: ConfigFile, overrides: Overrides) -> None:
     """Draw the world's splits of problems into the run of CONFIG."""
