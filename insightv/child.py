@@ -32,7 +32,7 @@ def main() -> None:
             print(json.dumps(values), flush=True)
 
     try:
-        make(plan(settings), Run(settings.run), name, report, "--retry-failed" in sys.argv)
+        make(plan(settings), Run(settings.run, settings.journal), name, report, "--retry-failed" in sys.argv)
     except (UserError, EndpointDown) as error:
         print(error, file=sys.stderr)
         raise SystemExit(3 if isinstance(error, EndpointDown) else 2) from None

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from insightv.config import UserError, load_config
-from insightv.models.chat import EndpointDown
+from insightv.models.chat import EndpointDown, Halted
 
 DEMO = Path(__file__).parent.parent / "configs" / "demo.yaml"
 GO_ON = "run the same command to go on, nothing is lost"
@@ -196,6 +196,8 @@ def main() -> None:
         _leave(str(error), 2)
     except EndpointDown as error:
         _leave(f"{error}; {GO_ON}", 2)
+    except Halted as halt:
+        _leave(f"{halt}; {GO_ON}", halt.code)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

@@ -24,25 +24,61 @@ class EndpointConfig(Settings):
 
     url: str = ""
     """Base URL ending in /v1. Empty in a world's config: the world's own teacher."""
+    replicas: tuple[str, ...] = ()
+    """URLs of further servers of the very same model; each request goes to the least loaded, or where its beginning is cached."""
     model: str = "teacher"
     revision: str = ""
     """Names the weights behind the URL; part of every request's key, so change it when the model changes."""
     api_key_env: str = "OPENAI_API_KEY"
     """Environment variable that holds the key; unset means no key is sent."""
     concurrency: int = Field(64, ge=1)
-    """Requests in flight at most."""
+    """Requests in flight at most, at each replica; fewer while a server refuses them (429, 503) or they time out."""
+    requests_per_minute: float | None = Field(None, gt=0)
+    """The provider's limit, if there is one: requests are spread so as to keep to it."""
+    tokens_per_minute: float | None = Field(None, gt=0)
+    """The same in prompt and completion tokens; what a request will take is guessed from those before it."""
     timeout: float = Field(300.0, gt=0)
-    """Seconds for one request."""
+    """Seconds for one attempt at a request."""
+    deadline: float | None = Field(None, gt=0)
+    """Seconds after which no further attempt at a request is made; None leaves it to `retries`."""
     retries: int = Field(5, ge=0)
-    """Further attempts after a retryable failure (429, 5xx, reset, time-out, broken body)."""
+    """Further attempts after a retryable failure (5xx, reset, time-out, broken body). 429 is tried again for `max_outage` seconds at least."""
     max_outage: float = Field(600.0, gt=0)
     """Seconds an endpoint may be out of reach before the run ends; it pauses and probes until then."""
     price_in: float = 0.0
     """Price of a million prompt tokens."""
     price_out: float = 0.0
     """Price of a million completion tokens."""
+    price_cached: float | None = None
+    """Price of a million prompt tokens from the server's cache; None is `price_in`."""
+    images: Literal["data", "uuid", "file"] = "data"
+    """How an image is sent: as a data URL each time; once, then by its `uuid` (vLLM with a cache for media); or as a file:// URL to a server
+    that may read the run's folder."""
+    n_per_request: int = Field(1, ge=1)
+    """Samples of one prompt asked for in one request (`n`), where there are several to ask for; those beyond the first have the server's own seeds."""
     extra: dict[str, Any] = {}
     """Further request fields, passed through."""
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """Every replica's URL."""
+        return (self.url, *self.replicas)
+
+    def cost(self, prompt: int, completion: int, cached: int) -> float:
+        """Price of a request's tokens; `cached` are some of `prompt`."""
+        from_cache = self.price_in if self.price_cached is None else self.price_cached
+        return ((prompt - cached) * self.price_in + cached * from_cache + completion * self.price_out) / 1e6
+
+
+class BudgetConfig(Settings):
+    """When to stop asking endpoints: what is in flight is still answered and kept, and a raised budget goes on from there."""
+
+    max_cost: float | None = Field(None, ge=0)
+    """In the currency of the prices, over the whole run. What is in flight when it is reached comes on top."""
+    max_requests: int | None = Field(None, ge=0)
+    """Requests sent, over the whole run, further attempts included."""
+    max_hours: float | None = Field(None, gt=0)
+    """Of one start of the run."""
 
 
 class SamplingConfig(Settings):
@@ -83,7 +119,10 @@ class GenerateConfig(Settings):
     sampling: SamplingConfig = SamplingConfig(temperature=0.7, top_p=0.95, max_tokens=1024)
     """Per step."""
     open_problems: int = Field(256, ge=1)
-    """Problems worked on at once."""
+    """Problems worked on at once, each with all its paths: more than a server takes, so that no place is idle, and few enough that it still has their
+    images and questions in its prefix cache when the next step comes."""
+    lead: bool = True
+    """Let the first path of a problem be one step ahead, so that the others find its prompt in the server's cache."""
 
 
 class AssessConfig(Settings):
@@ -311,6 +350,9 @@ class Config(Settings):
     models: ModelsConfig = ModelsConfig()
     prompts: PromptsConfig = PromptsConfig()
     local: LocalConfig = LocalConfig()
+    budget: BudgetConfig = BudgetConfig()
+    journal: Path | None = None
+    """Folder of the journal of paid requests; None is the run's own. Runs that share one never pay twice for the same request."""
     generate: GenerateConfig = GenerateConfig()
     assess: AssessConfig = AssessConfig()
     reasoning: ReasoningDataConfig = ReasoningDataConfig()

@@ -11,10 +11,10 @@ import socket
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import orjson
 
@@ -22,17 +22,59 @@ from insightv.config import UserError
 from insightv.files import explained, locked, sync, try_lock
 
 Row = dict[str, Any]
-_Pending = tuple[str, Row, "Future[Row]"]
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, row BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS bills (
+    payer TEXT, model TEXT, requests INT, failed INT, prompt INT, completion INT, cached INT, cost REAL, PRIMARY KEY (payer, model)
+);
+"""
+_ADD_BILL = """
+INSERT INTO bills VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (payer, model) DO UPDATE SET requests = requests + excluded.requests,
+failed = failed + excluded.failed, prompt = prompt + excluded.prompt, completion = completion + excluded.completion, cached = cached + excluded.cached,
+cost = cost + excluded.cost
+"""
+
+
+class Bill(NamedTuple):
+    """What a reply, or many, took; written down with the reply itself, so that neither is ever without the other."""
+
+    requests: int = 0
+    """Sent, further attempts included."""
+    failed: int = 0
+    """Replies that are none: the request failed for good."""
+    prompt: int = 0
+    completion: int = 0
+    cached: int = 0
+    cost: float = 0.0
+
+    def plus(self, other: "Bill") -> "Bill":
+        """Both together."""
+        sums: list[Any] = [mine + theirs for mine, theirs in zip(self, other, strict=True)]
+        return Bill(*sums)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """A row that waits for its commit, and who waits for it."""
+
+    key: str
+    row: Row
+    bill: Bill
+    loop: asyncio.AbstractEventLoop
+    done: "asyncio.Future[Row]"
 
 
 class Journal:
     """Rows by key, JSON values; a row counts when its commit returned, and the first row of a key stands for ever.
 
-    Safe for threads and for processes of one machine. Disk-full, permission and damage are `UserError`s.
+    Safe for threads and for processes of one machine. Disk-full, permission and damage are `UserError`s. `payer` names whose bills are
+    written here, where several share the journal.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, payer: str = "") -> None:
         self.folder = folder
+        self._payer = payer
         self._read_lock = threading.Lock()
         self._write_lock = threading.Lock()
         self._readers: dict[str, sqlite3.Connection] = {}
@@ -53,8 +95,8 @@ class Journal:
         wanted = list(keys)
         return self._look_up(wanted) if wanted else {}
 
-    def put_many(self, rows: Mapping[str, Row]) -> dict[str, Row]:
-        """Store rows in one atomic transaction; returns, after the commit, the rows that stand under these keys.
+    def put_many(self, rows: Mapping[str, Row], bills: Mapping[str, Bill] | None = None) -> dict[str, Row]:
+        """Store rows and bills (by model) in one atomic transaction; returns, after the commit, the rows that stand under these keys.
 
         A key that has a row already, from whichever process, keeps it: use what is returned, so that all agree.
         """
@@ -64,12 +106,12 @@ class Journal:
         with self._write_lock, locked(self.folder / "commit.lock"):
             standing = self._look_up(list(rows), relist=True)
             fresh = [(key, data) for key, data in encoded.items() if key not in standing]
-            if fresh:
-                self._commit(fresh)
+            if fresh or bills:
+                self._commit(fresh, bills or {})
         return {key: standing.get(key, row) for key, row in rows.items()}
 
-    async def put(self, key: str, row: Row) -> Row:
-        """Store one row and return, after its commit, the one that stands; commits are shared with concurrent puts.
+    async def put(self, key: str, row: Row, bill: Bill = Bill()) -> Row:
+        """Store one row, with its bill on the row's `model`, and return, after its commit, the one that stands; commits are shared with concurrent puts.
 
         A cancelled put is stored all the same: its reply is paid.
         """
@@ -77,10 +119,27 @@ class Journal:
             if self._committer is None:
                 self._committer = threading.Thread(target=self._commit_groups, name="journal", daemon=True)
                 self._committer.start()
-        done: Future[Row] = Future()
-        done.set_running_or_notify_cancel()
-        self._queue.put((key, row, done))
-        return await asyncio.wrap_future(done)
+        loop = asyncio.get_running_loop()
+        pending = _Pending(key, row, bill, loop, loop.create_future())
+        self._queue.put(pending)
+        return await pending.done
+
+    def bills(self, payer: str | None = None) -> dict[str, Bill]:
+        """What each model was paid for, by its name; with `payer` what that one paid."""
+        query = "SELECT model, requests, failed, prompt, completion, cached, cost FROM bills WHERE ?1 IS NULL OR payer = ?1 ORDER BY model"
+        found: dict[str, Bill] = {}
+        for _, connection in self.readers():
+            for model, *numbers in connection.execute(query, (payer,)):
+                found[model] = found.get(model, Bill()).plus(Bill(*numbers))
+        return dict(sorted(found.items()))
+
+    def readers(self) -> Iterator[tuple[Path, sqlite3.Connection]]:
+        """Every file with a connection that can only read, in the order of their names; damage is a `UserError`."""
+        with self._read_lock:
+            self._list_files(relist=True)
+            for name, connection in sorted(self._readers.items()):
+                with _explained_database(self.folder / name):
+                    yield self.folder / name, connection
 
     def close(self) -> None:
         """Commit what waits and release files and locks; the journal opens again by itself when used."""
@@ -128,13 +187,14 @@ class Journal:
                     self._readers[path.name] = connection
         self._listed = changed
 
-    def _commit(self, rows: list[tuple[str, bytes]]) -> None:
+    def _commit(self, rows: list[tuple[str, bytes]], bills: Mapping[str, Bill]) -> None:
         with _explained_database(self.folder):
             if self._writer is None:
                 self._writer = self._open_own()
             self._writer.execute("BEGIN IMMEDIATE")
             try:
                 self._writer.executemany("INSERT INTO replies VALUES (?, ?)", rows)
+                self._writer.executemany(_ADD_BILL, [(self._payer, model, *bill) for model, bill in bills.items()])
                 self._writer.execute("COMMIT")
             except BaseException:
                 if self._writer.in_transaction:
@@ -153,9 +213,9 @@ class Journal:
             self._owned = try_lock(path.with_suffix(".lock"))
             fresh = path.with_suffix(".new")
             connection = _connect(fresh)
-            connection.execute("CREATE TABLE replies (key TEXT PRIMARY KEY, row BLOB NOT NULL)")
+            connection.executescript(_SCHEMA)
             connection.close()
-            # Readers take every *.sqlite for complete, so the name comes after the table.
+            # Readers take every *.sqlite for complete, so the name comes after the tables.
             fresh.rename(path)
             sync(self.folder)
         return _connect(path)
@@ -176,16 +236,31 @@ class Journal:
 
     def _commit_group(self, group: list[_Pending]) -> None:
         rows: dict[str, Row] = {}
-        for key, row, _ in group:
-            rows.setdefault(key, row)
+        bills: dict[str, Bill] = {}
+        for item in group:
+            rows.setdefault(item.key, item.row)
+            if any(item.bill):
+                model = str(item.row.get("model", ""))
+                bills[model] = bills.get(model, Bill()).plus(item.bill)
+        standing: dict[str, Row] | Exception
         try:
-            standing = self.put_many(rows)
+            standing = self.put_many(rows, bills)
         except Exception as error:
-            for _, _, done in group:
-                done.set_exception(error)
+            standing = error
+        # One wake-up for all that wait on one loop.
+        for loop in {item.loop for item in group}:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(_tell, [item for item in group if item.loop is loop], standing)
+
+
+def _tell(group: list[_Pending], standing: dict[str, Row] | Exception) -> None:
+    for item in group:
+        if item.done.done():
+            continue
+        if isinstance(standing, Exception):
+            item.done.set_exception(standing)
         else:
-            for key, _, done in group:
-                done.set_result(standing[key])
+            item.done.set_result(standing[item.key])
 
 
 def _connect(path: Path) -> sqlite3.Connection:

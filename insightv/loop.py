@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from insightv import agents, stages
+from insightv import agents
 from insightv.config import Config, EndpointConfig, UserError, load_config
 from insightv.datasets import reasoning
 from insightv.datasets.sources import read_problems
@@ -20,7 +20,8 @@ from insightv.images import ImageError, decode
 from insightv.models.chat import Delta
 from insightv.processes import Plan, execute, tell
 from insightv.records import Problem
-from insightv.stages import Context
+from insightv.stages import chains, evaluation, sets, start, trainings
+from insightv.stages.context import SHIPPED_BASE, Context
 from insightv.store import Run, Stage, content_hash
 
 if TYPE_CHECKING:
@@ -55,14 +56,14 @@ def plan(config: Config) -> Plan:
     c, steps = config, Plan(config)
     add = steps.add
     files = [path for _, path in c.problems if path]
-    add("problems", (), stages.make_problems, [c.world, c.problems, c.seed], outside=files)
+    add("problems", (), start.make_problems, [c.world, c.problems, c.seed], outside=files)
     trained = c.world and (c.world.retrain_base, c.world.base_steps)
-    add("base", (), stages.make_base, [trained, c.models.base, c.seed], apart=True, outside=_base_files(c))
+    add("base", (), start.make_base, [trained, c.models.base, c.seed], apart=True, outside=_base_files(c))
 
-    add("generate", ("problems",), stages.generate, [c.generate, _who(c, "generator"), c.seed])
-    add("assess", ("problems", "generate"), partial(stages.assess_chains, source="generate", split="train"), _judging(c))
+    add("generate", ("problems",), chains.generate, [c.generate, _who(c, "generator"), c.seed])
+    add("assess", ("problems", "generate"), partial(chains.assess_chains, source="generate", split="train"), _judging(c))
     if c.world:
-        add("truth", ("problems", "generate", "assess"), partial(stages.measure_truth, source="generate", judged="assess", split="train"), [])
+        add("truth", ("problems", "generate", "assess"), partial(chains.measure_truth, source="generate", judged="assess", split="train"), [])
 
     rated = ("problems", "generate", "assess")
     for name, model, form in (
@@ -70,9 +71,9 @@ def plan(config: Config) -> Plan:
         ("single-data", "single", reasoning.single_rows),
         ("multi-turn-data", "multi-turn", reasoning.multi_turn_rows),
     ):
-        settings = stages.seeded(c, c.reasoner if model == "reasoner" else c.single)
-        add(name, rated, partial(stages.build_reasoning, form=form), [c.reasoning, c.prompts])
-        add(model, ("base", name), partial(stages.train_sft, data=name, settings=settings), settings, apart=True)
+        settings = trainings.seeded(c, c.reasoner if model == "reasoner" else c.single)
+        add(name, rated, partial(sets.build_reasoning, form=form), [c.reasoning, c.prompts])
+        add(model, ("base", name), partial(trainings.train_sft, data=name, settings=settings), settings, apart=True)
 
     policy = "reasoner"
     for t in range(1, c.dpo.rounds + 1):
@@ -80,21 +81,21 @@ def plan(config: Config) -> Plan:
 
     author, own = (policy, "dpo-chains") if c.summary.own_chains == "dpo" else ("reasoner", "own-chains")
     drawn = c.summary.own_sampling or c.systems.reasoner
-    draw = partial(stages.sample, model=author, split="own", n=c.summary.own_n, sampling=drawn)
+    draw = partial(chains.sample, model=author, split="own", n=c.summary.own_n, sampling=drawn)
     add(own, ("problems", author), draw, [c.summary.own_n, c.dpo.server, *_drawing(c, drawn)], apart=True)
-    add(f"{own}-assess", ("problems", own), partial(stages.assess_chains, source=own, split="own", score=False), _judging(c))
-    add("summary-data", (*rated, own, f"{own}-assess"), partial(stages.build_summary, own=own), [c.summary, c.prompts, c.seed])
-    judge, fair = stages.seeded(c, c.summarizer), stages.seeded(c, c.single)
-    add("summarizer", ("base", "summary-data"), partial(stages.train_sft, data="summary-data", settings=judge), judge, apart=True)
+    add(f"{own}-assess", ("problems", own), partial(chains.assess_chains, source=own, split="own", score=False), _judging(c))
+    add("summary-data", (*rated, own, f"{own}-assess"), partial(sets.build_summary, own=own), [c.summary, c.prompts, c.seed])
+    judge, fair = trainings.seeded(c, c.summarizer), trainings.seeded(c, c.single)
+    add("summarizer", ("base", "summary-data"), partial(trainings.train_sft, data="summary-data", settings=judge), judge, apart=True)
 
-    add("single-fair-data", (*rated, "summary-data"), stages.build_fair, [c.reasoning, c.prompts])
+    add("single-fair-data", (*rated, "summary-data"), sets.build_fair, [c.reasoning, c.prompts])
     like = ("reasoner", "summarizer")
-    add("single-fair", ("base", "single-fair-data", *like), partial(stages.train_sft, data="single-fair-data", settings=fair, like=like), fair, apart=True)
+    add("single-fair", ("base", "single-fair-data", *like), partial(trainings.train_sft, data="single-fair-data", settings=fair, like=like), fair, apart=True)
 
     for row in c.systems.rows:
         solver, models = _row(row, c)
         decoding = [c.systems.reasoner, c.systems.splits, *_drawing(c, c.systems.answer)]
-        add(f"evaluate-{row}", ("problems", *models), partial(stages.evaluate_row, solver=solver, models=models, row=row), decoding, apart=True)
+        add(f"evaluate-{row}", ("problems", *models), partial(evaluation.evaluate_row, solver=solver, models=models, row=row), decoding, apart=True)
     return steps
 
 
@@ -102,27 +103,27 @@ def _base_files(config: Config) -> list[Path]:
     """The files of the base's folder, of which its identity is made; none where the base is trained here, or the folder is missing."""
     if config.models.base is None and config.world and config.world.retrain_base:
         return []
-    folder = config.models.base or stages.SHIPPED_BASE
+    folder = config.models.base or SHIPPED_BASE
     return sorted(path for path in folder.glob("[!.]*") if path.is_file())
 
 
 def _dpo_round(steps: Plan, c: Config, t: int, policy: str) -> str:
     """Round t (Insight-V, section 3.4): D_t comes from M_t itself, or off-policy from the teacher; returns the name of M_t+1."""
-    chains, judged, split = "generate", "assess", "train"
+    source, judged, split = "generate", "assess", "train"
     if c.dpo.pairs_from == "policy":
-        chains, judged, split = f"round{t}-chains", f"round{t}-chains-assess", "preference"
+        source, judged, split = f"round{t}-chains", f"round{t}-chains-assess", "preference"
         limit = (c.dpo.problems * (t - 1), c.dpo.problems) if c.dpo.problems else None
-        draw = partial(stages.sample, model=policy, split=split, n=c.dpo.n, sampling=c.dpo.sampling, limit=limit)
-        steps.add(chains, ("problems", policy), draw, [c.dpo.n, limit, c.dpo.server, *_drawing(c, c.dpo.sampling)], apart=True)
-        steps.add(judged, ("problems", chains), partial(stages.assess_chains, source=chains, split=split), _judging(c))
+        draw = partial(chains.sample, model=policy, split=split, n=c.dpo.n, sampling=c.dpo.sampling, limit=limit)
+        steps.add(source, ("problems", policy), draw, [c.dpo.n, limit, c.dpo.server, *_drawing(c, c.dpo.sampling)], apart=True)
+        steps.add(judged, ("problems", source), partial(chains.assess_chains, source=source, split=split), _judging(c))
     data, name = f"round{t}-data", f"dpo{t}"
-    pair = partial(stages.build_pairs, source=chains, judged=judged, split=split)
-    steps.add(data, ("problems", chains, judged), pair, [c.preference, c.prompts, c.seed])
+    pair = partial(sets.build_pairs, source=source, judged=judged, split=split)
+    steps.add(data, ("problems", source, judged), pair, [c.preference, c.prompts, c.seed])
     reference = policy if c.dpo.reference == "previous" else "reasoner"
-    training = partial(stages.train_dpo, data=data, policy=policy, reference=reference)
+    training = partial(trainings.train_dpo, data=data, policy=policy, reference=reference)
     # What made the pairs is in the data already: another round, say, leaves the earlier ones as they are.
     made = {"rounds", "n", "problems", "sampling", "server", "server_timeout", "pairs_from"}
-    settings = stages.seeded(c, c.dpo).model_dump(mode="json", exclude=made)
+    settings = trainings.seeded(c, c.dpo).model_dump(mode="json", exclude=made)
     steps.add(name, tuple(dict.fromkeys(("base", data, policy, reference))), training, settings, apart=True)
     return name
 
@@ -199,7 +200,7 @@ def check(config: Config) -> list[dict[str, object]]:
     if not problems:
         raise UserError("there is no training problem to make a chain for")
     with with_teacher(name_teacher(config)) as resolved:
-        return check(resolved, Run(config.run), problems[0], len(problems))
+        return check(resolved, Run(config.run, config.journal), problems[0], len(problems))
 
 
 def name_teacher(config: Config) -> Config:

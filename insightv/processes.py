@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import re
+import signal
 import sys
 import threading
 import time
@@ -22,8 +23,9 @@ from rich.text import Text
 
 from insightv.config import Config, UserError, save_config
 from insightv.files import explained, locked, stamp, try_lock
-from insightv.models.chat import EndpointDown
-from insightv.stages import Context, Summary
+from insightv.models.chat import EndpointDown, Halted
+from insightv.models.meter import Meter
+from insightv.stages.context import Context, Summary
 from insightv.store import Run, Stage, read_manifest
 
 VERSION = 3
@@ -34,6 +36,15 @@ SPLITS = ("test", "heldout", "development")
 
 PLAIN_EVERY = 60.0
 """Seconds between two lines of progress of a stage where there is no terminal to draw a bar on."""
+
+WORD_EVERY = 1.0
+"""Seconds between two words of it in a file."""
+
+PROGRESS = ".progress.json"
+"""In a stage's work folder: `at` (seconds since 1970), `line`, and `defects` by name with a count and an example."""
+
+UNTOLD = frozenset({"step", "of", "seconds_left", "found"})
+"""What a stage reports that is not shown as it is."""
 
 Make = Callable[[Context, Path], Summary]
 
@@ -114,7 +125,7 @@ def execute(
     everything finished stays.
     """
     names = plan(config).closure(wanted)
-    run = Run(config.run)
+    run = Run(config.run, config.journal)
     with _held(run):
         # Also where nothing has to be made: the report reads from here what no stage depends on.
         save_config(config, run.folder / "config.yaml")
@@ -124,7 +135,9 @@ def execute(
             path = run.folder / ".work" / "config.yaml"
             path.parent.mkdir(exist_ok=True)
             save_config(resolved, path)
-            asyncio.run(_Conductor(run, plan(resolved), path, retry_failed).conduct(names))
+            paid = run.journal.bills(run.payer).values()
+            meter = Meter(config.budget, requests=sum(bill.requests for bill in paid), cost=sum(bill.cost for bill in paid))
+            asyncio.run(_Conductor(run, plan(resolved), path, retry_failed, meter).conduct(names))
 
 
 @contextlib.contextmanager
@@ -173,9 +186,10 @@ def _progress_line(task: Task) -> str:
 class _Conductor:
     """Starts every stage as soon as its needs are there and a place is free."""
 
-    def __init__(self, run: Run, plan: Plan, config_path: Path, retry_failed: bool) -> None:
-        self._run, self._plan, self._config_path, self._retry_failed = run, plan, config_path, retry_failed
+    def __init__(self, run: Run, plan: Plan, config_path: Path, retry_failed: bool, meter: Meter) -> None:
+        self._run, self._plan, self._config_path, self._retry_failed, self._meter = run, plan, config_path, retry_failed, meter
         self._places = asyncio.Semaphore(plan.config.parallel)
+        self._words: dict[str, float] = {}
         self._console = Console(highlight=False)
         name, note = TextColumn("{task.description:<22}"), TextColumn("{task.fields[note]}")
         columns = (name, BarColumn(30), MofNCompleteColumn(), _Rate(), TimeElapsedColumn(), TimeRemainingColumn(), note)
@@ -189,7 +203,7 @@ class _Conductor:
         running: dict[asyncio.Task[None], str] = {}
         order = list(self._plan.steps)
         try:
-            with self._progress:
+            with self._progress, _heeding(self._stop):
                 while sorter.is_active():
                     for name in sorted(sorter.get_ready(), key=order.index):
                         running[asyncio.create_task(self._make(name))] = name
@@ -197,10 +211,23 @@ class _Conductor:
                     for task in done:
                         await task
                         sorter.done(running.pop(task))
+        except asyncio.CancelledError:
+            if self._meter.halted:
+                raise self._meter.halted from None
+            raise
         finally:
             for task in running:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
+
+    def _stop(self, number: int, conducting: "asyncio.Task[Any]") -> None:
+        """Hear a signal: the first lets what is in flight at an endpoint be answered and kept, where there is such, the second does not."""
+        patient = self._meter.busy and not self._meter.halted
+        self._meter.halt(Halted("stopped", 128 + number))
+        if patient:
+            print("stopping: what is in flight is still answered and kept; the same signal again leaves at once", file=sys.stderr, flush=True)
+        else:
+            conducting.cancel()
 
     async def _make(self, name: str) -> None:
         stage = self._plan.stage(self._run, name)
@@ -211,15 +238,16 @@ class _Conductor:
             bar = self._progress.add_task(name, total=None, note="")
 
             def report(values: dict[str, Any]) -> None:
-                note = " ".join(f"{key} {value}" for key, value in values.items() if key not in ("step", "of", "seconds_left"))
+                note = " ".join(f"{key} {value}" for key, value in values.items() if key not in UNTOLD)
                 self._progress.update(bar, completed=values.get("step", 0), total=values.get("of"), note=note)
+                self._leave_word(stage, bar, values)
 
             telling = asyncio.create_task(self._tell(bar))
             try:
                 if self._plan.steps[name].apart:
                     await self._apart(name, report)
                 else:
-                    await _in_thread(lambda: make(self._plan, self._run, name, report, self._retry_failed))
+                    await _in_thread(lambda: make(self._plan, self._run, name, report, self._retry_failed, self._meter))
             except UserError as error:
                 raise UserError(f"{name}: {error}") from error
             finally:
@@ -231,7 +259,21 @@ class _Conductor:
         """Print a line now and then where no bar is drawn, so that a log shows that the stage goes on, and how fast."""
         while not self._console.is_terminal:
             await asyncio.sleep(PLAIN_EVERY)
-            self._console.print(next(_progress_line(task) for task in self._progress.tasks if task.id == bar), markup=False, soft_wrap=True)
+            self._console.print(self._line(bar), markup=False, soft_wrap=True)
+
+    def _line(self, bar: TaskID) -> str:
+        return next((_progress_line(task) for task in self._progress.tasks if task.id == bar), "")
+
+    def _leave_word(self, stage: Stage, bar: TaskID, values: dict[str, Any]) -> None:
+        """Say in a file, for `insightv status` in another shell, how far the stage is."""
+        now = time.time()
+        if now - self._words.get(stage.name, 0.0) >= WORD_EVERY:
+            self._words[stage.name] = now
+            word = {"at": now, "line": self._line(bar), "defects": values.get("found", {})}
+            with contextlib.suppress(OSError):  # the stage that has to write will say so itself
+                part = stage.work / ".progress.part"
+                part.write_text(json.dumps(word), encoding="utf-8")
+                part.replace(stage.work / PROGRESS)
 
     async def _apart(self, name: str, report: Callable[[dict[str, Any]], None]) -> None:
         arguments = [str(self._config_path), name, *(["--retry-failed"] if self._retry_failed else [])]
@@ -307,7 +349,25 @@ def tell(summary: Summary) -> str:
     return ", ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in plain[:7])
 
 
-def make(plan: Plan, run: Run, name: str, report: Callable[[dict[str, Any]], None], retry_failed: bool) -> None:
+@contextlib.contextmanager
+def _heeding(stop: Callable[[int, "asyncio.Task[Any]"], None]) -> Iterator[None]:
+    """Have `stop` hear SIGINT and SIGTERM during the block, unless the process was started to ignore them."""
+    loop, conducting = asyncio.get_running_loop(), asyncio.current_task()
+    assert conducting
+    heeded = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) is not signal.SIG_IGN]
+    # Only the main thread can, and not everywhere; elsewhere a signal does what it does.
+    with contextlib.suppress(ValueError, RuntimeError, NotImplementedError):
+        for number in heeded:
+            loop.add_signal_handler(number, stop, number, conducting)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError, RuntimeError, NotImplementedError):
+            for number in heeded:
+                loop.remove_signal_handler(number)
+
+
+def make(plan: Plan, run: Run, name: str, report: Callable[[dict[str, Any]], None], retry_failed: bool, meter: Meter | None = None) -> None:
     """Make one stage whose needs are done."""
     # A file outside may have changed since the run began, which goes on with what it made of it.
     plan.recall(run, plan.closure({name}) - {name})
@@ -316,5 +376,5 @@ def make(plan: Plan, run: Run, name: str, report: Callable[[dict[str, Any]], Non
         # Whoever held the lock before may have made it.
         if _stays(stage, retry_failed):
             return
-        summary = plan.steps[name].make(Context(plan.config, run, report, retry_failed), stage.work)
+        summary = plan.steps[name].make(Context(plan.config, run, report, retry_failed, meter or Meter()), stage.work)
         stage.commit(summary)

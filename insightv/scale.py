@@ -2,19 +2,29 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
-from typing import TypeVar
+import contextvars
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable
+from typing import Any, TypeVar
+
+from insightv.models.chat import Halted
+from insightv.models.pool import TURN
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
-async def map_records(fn: Callable[[T], Awaitable[R]], items: Iterable[T], *, concurrency: int, on_done: Callable[[R], None] | None = None) -> list[R]:
-    """Apply `fn` to every item, at most `concurrency` at once, and return the results in the items' order.
+def run(main: Coroutine[Any, Any, R]) -> R:
+    """`asyncio.run` on the fastest event loop that this system has."""
+    try:
+        from uvloop import new_event_loop
+    except ImportError:  # there is none for Windows
+        return asyncio.run(main)
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        return runner.run(main)
 
-    Items are pulled only when a place is free, and a place is filled again as soon as one is done. The first error, or
-    a cancellation, cancels all that is in flight. `on_done` hears every result when it comes.
-    """
+
+async def map_records(fn: Callable[[T], Awaitable[R]], items: Iterable[T], *, concurrency: int, on_done: Callable[[R], None] | None = None) -> list[R]:
+    """Apply `fn` to every item as `completed` does, and return the results in the items' order; `on_done` hears every result when it comes."""
     results: dict[int, R] = {}
     async with contextlib.aclosing(completed(fn, items, concurrency=concurrency)) as pairs:
         async for position, result in pairs:
@@ -25,32 +35,49 @@ async def map_records(fn: Callable[[T], Awaitable[R]], items: Iterable[T], *, co
 
 
 async def completed(fn: Callable[[T], Awaitable[R]], items: Iterable[T], *, concurrency: int) -> AsyncGenerator[tuple[int, R], None]:
-    """The same as an iterator of (position, result) in order of completion; holds no more than what is in flight."""
+    """Apply `fn` to every item, at most `concurrency` at once, and yield (position, result) in order of completion.
+
+    Items are pulled only when a place is free, and a place is filled again as soon as one is done; no more is held than what is in flight. Earlier
+    items have precedence at an endpoint's places. The first error, or a cancellation, cancels all that is in flight; but after `Halted` nothing new
+    begins, the others end by themselves, and it is raised last.
+    """
     if concurrency < 1:
         raise ValueError(f"concurrency must be at least 1, not {concurrency}")
-
-    async def one(position: int, item: T) -> tuple[int, R]:
-        return position, await fn(item)
-
+    loop = asyncio.get_running_loop()
     source = enumerate(items)
     running: set[asyncio.Task[tuple[int, R]]] = set()
+    ended: asyncio.Queue[asyncio.Task[tuple[int, R]]] = asyncio.Queue()
+    halted: Halted | None = None
     exhausted = False
+
+    async def one(position: int, item: T) -> tuple[int, R]:
+        TURN.set(position)
+        return position, await fn(item)
+
     try:
         while True:
-            while not exhausted and len(running) < concurrency:
+            while not exhausted and not halted and len(running) < concurrency:
                 following = next(source, None)
                 if following is None:
                     exhausted = True
                 else:
-                    running.add(asyncio.create_task(one(*following)))
+                    task = loop.create_task(one(*following), context=contextvars.copy_context())
+                    task.add_done_callback(ended.put_nowait)
+                    running.add(task)
             if not running:
-                return
-            done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-            # Waits for nothing, but takes every task's error, so that none is reported as never retrieved.
-            pairs = await asyncio.gather(*done)
-            for pair in sorted(pairs, key=lambda pair: pair[0]):
+                break
+            task = await ended.get()
+            try:
+                pair = task.result()
+            except Halted as error:
+                halted = halted or error
+            else:
                 yield pair
+            running.discard(task)
     finally:
         for task in running:
             task.cancel()
+        # Takes every task's error too, so that none is reported as never retrieved.
         await asyncio.gather(*running, return_exceptions=True)
+    if halted:
+        raise halted

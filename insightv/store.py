@@ -196,15 +196,22 @@ class Stage:
 class Run:
     """A run directory, made when missing."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, journal: Path | None = None) -> None:
+        """`journal` is a folder that it shares with other runs; None is its own."""
         self.folder = folder
+        self._journal = journal or folder / "journal"
         with explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
 
     @functools.cached_property
     def journal(self) -> Journal:
         """Replies paid so far."""
-        return Journal(self.folder / "journal")
+        return Journal(self._journal, self.payer)
+
+    @property
+    def payer(self) -> str:
+        """The name under which the journal keeps this run's bills."""
+        return str(self.folder.resolve())
 
     @functools.cached_property
     def images(self) -> ImageStore:

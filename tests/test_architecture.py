@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "insightv"
 
 LAYERS = (
-    ("records", "config", "images", "files", "cache"),
+    ("records", "config", "images", "files", "cache", "sorting"),
     ("answers", "replies", "chain_text", "journal", "store"),
     ("models.chat",),
     ("prompts",),

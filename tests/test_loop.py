@@ -18,7 +18,7 @@ from insightv.config import Config, TeacherDials, UserError, load_config, save_c
 from insightv.datasets.sources import write_problems
 from insightv.models.chat import EndpointDown
 from insightv.records import Chain, Problem
-from insightv.stages import SHIPPED_BASE
+from insightv.stages.context import SHIPPED_BASE
 from insightv.store import ImageStore, Run, read_records
 from insightv.world.problems import make_split
 
@@ -212,7 +212,8 @@ def test_a_base_that_changed_in_place_is_taken_anew(
     tmp_path: Path, tiny_llava: Path, shipped: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = shutil.copytree(tiny_llava, tmp_path / "base")
-    monkeypatch.setattr("insightv.stages.SHIPPED_BASE", folder)
+    monkeypatch.setattr("insightv.loop.SHIPPED_BASE", folder)
+    monkeypatch.setattr("insightv.stages.context.SHIPPED_BASE", folder)
     config = small(tmp_path / "run", folder, *(["models.base=null"] if shipped else []))
     loop.run(config, {"base"})
     identity = (config.run / "base" / "base.json").read_bytes()

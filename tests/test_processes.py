@@ -10,17 +10,17 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from insightv import child, loop, processes
-from insightv.config import Config, UserError, load_config
+from insightv.config import Config, TeacherDials, UserError, load_config
 from insightv.files import locked
-from insightv.stages import Context
-from insightv.store import Run
+from insightv.stages.context import Context
+from insightv.store import Journal, Run
 
 SMALL = Path(__file__).parent / "small.yaml"
 
@@ -43,24 +43,51 @@ def wait_until(reached: Callable[[], object], seconds: float = 60) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="looks for processes in /proc")
-def test_ctrl_c_ends_threads_and_processes_with_130(tmp_path: Path, tiny_llava: Path) -> None:
-    run = tmp_path / "run"
-    # A teacher this slow keeps the chains' thread busy for minutes.
-    settings = (f"run={run}", f"models.base={tiny_llava}", "world.teacher.latency=60")
+@contextlib.contextmanager
+def started(tmp_path: Path, model: Path, *settings: str) -> Iterator["subprocess.Popen[str]"]:
+    """The small run as a process of its own, ended at the latest with the block."""
+    told = (f"run={tmp_path / 'run'}", f"models.base={model}", *settings)
     # What a shell starts in the background ignores Ctrl-C, these tests' own process perhaps among it.
     code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from insightv.cli import main; main()"
-    command = [sys.executable, "-c", code, "run", str(SMALL), *(word for one in settings for word in ("-o", one))]
+    command = [sys.executable, "-c", code, "run", str(SMALL), *(word for one in told for word in ("-o", one))]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
         try:
-            wait_until(lambda: stages_of(run) and any((run / ".work").glob("generate-*")))
-            os.killpg(process.pid, signal.SIGINT)
-            _, said = process.communicate(timeout=20)
+            yield process
         finally:
             process.kill()
+
+
+STOPPED = "insightv: stopped; run the same command to go on, nothing is lost\n"
+
+
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="looks for processes in /proc")
+def test_ctrl_c_again_ends_threads_and_processes_with_130(tmp_path: Path, tiny_llava: Path) -> None:
+    run = tmp_path / "run"
+    # A teacher this slow keeps the chains' thread busy for minutes.
+    with started(tmp_path, tiny_llava, "world.teacher.latency=60") as process:
+        wait_until(lambda: stages_of(run) and any((run / ".work").glob("generate-*")))
+        time.sleep(1)  # until the first requests are on their way
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.stderr and process.stderr.readline().startswith("stopping: what is in flight is still answered and kept")
+        os.killpg(process.pid, signal.SIGINT)
+        _, said = process.communicate(timeout=20)
     assert process.returncode == 130
-    assert said == "insightv: stopped; run the same command to go on, nothing is lost\n"
+    assert said == STOPPED
     assert stages_of(run) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_is_asked_to_stop_keeps_what_is_in_flight(tmp_path: Path, tiny_llava: Path, number: signal.Signals, counting_teacher: Any) -> None:
+    url, asked = counting_teacher(TeacherDials(latency=0.5))
+    with started(tmp_path, tiny_llava, *(f"models.{role}.url={url}" for role in ("generator", "judge", "scorer"))) as process:
+        wait_until(lambda: asked.total() >= 6)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=30)
+    assert process.returncode == 128 + number
+    assert said.endswith(STOPPED)
+    with Journal(tmp_path / "run" / "journal") as journal:
+        [bill] = journal.bills().values()
+    assert bill.requests == asked.total() and not bill.failed
 
 
 def test_cancelled_work_in_a_thread_is_not_waited_for() -> None:
@@ -193,7 +220,7 @@ def test_a_full_disk_in_a_stage_is_one_line(error: Exception, tmp_path: Path, mo
     config = tmp_path / "config.yaml"
     config.write_text(f"run: {tmp_path / 'run'}\nworld: {{}}\n", encoding="utf-8")
     monkeypatch.setattr(sys, "argv", ["child", str(config), "problems"])
-    monkeypatch.setattr("insightv.stages.make_problems", fail)
+    monkeypatch.setattr("insightv.stages.start.make_problems", fail)
     monkeypatch.setattr(child, "_end_with_parent", lambda: None)
     with pytest.raises(SystemExit) as end:
         child.main()

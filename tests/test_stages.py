@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from insightv import stages
 from insightv.config import AssessConfig, Config
 from insightv.evaluation.run import chain_correctness
 from insightv.generation import assess
 from insightv.records import Chain, Problem, Score, Solution, Step
 from insightv.results.faults import outcomes
 from insightv.results.seeds import RIGHT, Seed
-from insightv.stages import Context
+from insightv.stages.chains import measure_truth
+from insightv.stages.context import Context
 from insightv.store import Run, write_records
 from insightv.world.questions import parse, reason
 from insightv.world.scenes import Table, to_json
@@ -49,7 +49,7 @@ def test_a_chains_answer_is_right_for_filter_truth_and_table_alike(context: Cont
     write_records(folder / "generate" / "chains.jsonl", [chain])
     write_records(folder / "assess" / "verdicts.jsonl", [verdict])
     write_records(folder / "assess" / "scores.jsonl", list[Score]())
-    truth = stages.measure_truth(context, folder, "generate", "assess", "train")
+    truth = measure_truth(context, folder, "generate", "assess", "train")
     assert (truth["answers_right"], truth["chains_right"]) == (right, right)
     assert truth["precision"] == (1.0 if right else None)
 

@@ -1,8 +1,9 @@
 """How diverse and how stable the paths of a model are: figures of the data engine, reported per model and round."""
 
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from itertools import combinations
+from itertools import combinations, groupby
+from operator import attrgetter
 
 from insightv.answers import normalise
 from insightv.chain_text import joined
@@ -12,31 +13,46 @@ _GRAM = 4
 
 
 def diversity(chains: Iterable[Chain]) -> dict[str, float]:
-    """Figures over all chains, failed ones apart: counts, shares of 0..1, means.
+    """Figures over all chains, failed ones apart: counts, shares of 0..1, means. Chains of one problem must follow each other; none is held longer.
 
     `distinct_answers` and `self_overlap` are means over the problems with at least two chains that came; self-overlap is
     the mean pairwise Jaccard overlap (0..1) of two paths' 4-grams of words, 1 for paths that say the same.
     """
-    everything = list(chains)
-    came = [chain for chain in everything if chain.status != "failed"]
-    by_problem: dict[str, list[Chain]] = defaultdict(list)
-    for chain in came:
-        by_problem[chain.problem_id].append(chain)
-    groups = [group for group in by_problem.values() if len(group) > 1]
+    everything, problems, came, groups = 0, 0, 0, 0
+    sums: Counter[str] = Counter()
+    for _, group in groupby(chains, key=attrgetter("problem_id")):
+        own = list(group)
+        there = [chain for chain in own if chain.status != "failed"]
+        everything, problems, came = everything + len(own), problems + 1, came + len(there)
+        for chain in there:
+            sums.update(_figures(chain))
+        if len(there) > 1:
+            groups += 1
+            sums.update({"distinct_answers": len({normalise(chain.answer) for chain in there}), "self_overlap": _overlap(there)})
     return {
-        "chains": len(everything),
-        "problems": len({chain.problem_id for chain in everything}),
-        "failed": _mean([chain.status == "failed" for chain in everything]),
-        "well_formed": _mean([chain.status == "ok" for chain in came]),
-        "truncated": _mean(["truncated" in chain.defects for chain in came]),
-        "repeating": _mean([not {"repeated_step", "repetition"}.isdisjoint(chain.defects) for chain in came]),
-        "retried": _mean(["retried" in chain.defects for chain in came]),
-        "distinct_answers": _mean([len({normalise(chain.answer) for chain in group}) for group in groups]),
-        "self_overlap": _mean([_overlap(group) for group in groups]),
-        "steps": _mean([len(chain.steps) for chain in came]),
-        "words": _mean([len(_words(chain)) for chain in came]),
-        "completion_tokens": _mean([chain.usage.completion for chain in came]),
+        "chains": everything,
+        "problems": problems,
+        "failed": _share(everything - came, everything),
+        **{name: _share(sums[name], came) for name in ("well_formed", "truncated", "repeating", "retried")},
+        **{name: _share(sums[name], groups) for name in ("distinct_answers", "self_overlap")},
+        **{name: _share(sums[name], came) for name in ("steps", "words", "completion_tokens")},
     }
+
+
+def _figures(chain: Chain) -> dict[str, int]:
+    return {
+        "well_formed": chain.status == "ok",
+        "truncated": "truncated" in chain.defects,
+        "repeating": not {"repeated_step", "repetition"}.isdisjoint(chain.defects),
+        "retried": "retried" in chain.defects,
+        "steps": len(chain.steps),
+        "words": len(_words(chain)),
+        "completion_tokens": chain.usage.completion,
+    }
+
+
+def _share(amount: float, count: int) -> float:
+    return amount / count if count else 0.0
 
 
 def _overlap(group: Sequence[Chain]) -> float:

@@ -1,5 +1,6 @@
 """Write chains: one JSON step after another from a teacher (Insight-V, section 3.1), or whole in one reply from a trained reasoner."""
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -9,6 +10,7 @@ from insightv.chain_text import parse_chain
 from insightv.config import GenerateConfig, PromptsConfig, SamplingConfig
 from insightv.generation.ask import ask, attempts, decoding, total_usage
 from insightv.models.chat import Chat, Message, Reply, Sampling, request_key
+from insightv.models.together import together
 from insightv.prompts import CONCLUSION_SCHEMA, STEP_SCHEMA, conclusion_messages, generator_messages, parse_conclusion, parse_step, reasoner_messages
 from insightv.records import Chain, ChainStatus, Problem, Step
 from insightv.replies import MENDED, unique
@@ -17,16 +19,39 @@ from insightv.store import content_hash, derive_seed
 _LOOP_WORDS, _LOOP_TIMES = 8, 5
 
 
-async def progressive(problem: Problem, chat: Chat, settings: GenerateConfig, *, seed: int, index: int) -> Chain:
+async def paths(problem: Problem, chat: Chat, settings: GenerateConfig, *, seed: int) -> list[Chain]:
+    """All N paths of a problem, in the order of their index.
+
+    With `lead` the first is one step ahead of the others, which then find image and question in the server's prefix cache.
+    """
+    begun = asyncio.Event()
+    if not settings.lead:
+        begun.set()
+
+    async def lead() -> Chain:
+        try:
+            return await progressive(problem, chat, settings, seed=seed, index=0, on_step=begun.set)
+        finally:
+            begun.set()
+
+    async def follow(index: int) -> Chain:
+        await begun.wait()
+        return await progressive(problem, chat, settings, seed=seed, index=index)
+
+    return await together([lead(), *(follow(index) for index in range(1, settings.n))])
+
+
+async def progressive(problem: Problem, chat: Chat, settings: GenerateConfig, *, seed: int, index: int, on_step: Callable[[], None] = lambda: None) -> Chain:
     """One path, step by step: R_t = M(I, Q, [R_1 .. R_{t-1}]) until the action is `summary`, then the conclusion.
 
     A malformed or repeated step is asked for again with the error said to the model; when `step_tries` are spent the
-    chain ends as a `defect`. A request that failed for good makes the chain `failed`.
+    chain ends as a `defect`. A request that failed for good makes the chain `failed`. `on_step` is called at the end of every step.
     """
-    identity = [problem.id, chat.identity, "progressive", settings.model_dump(exclude={"n", "open_problems"}), seed, index]
+    identity = [problem.id, chat.identity, "progressive", settings.model_dump(exclude={"n", "open_problems", "lead"}), seed, index]
     chain = Chain(id=content_hash(identity), problem_id=problem.id, model=chat.identity, mode="progressive", index=index)
     while chain.status == "ok" and len(chain.steps) < settings.max_steps and not _closing(chain):
         chain = await _with_step(chain, problem, chat, settings, seed)
+        on_step()
     if chain.status == "ok" and not _closing(chain):
         last = chain.steps[-1].model_copy(update={"action": "summary"})
         chain = _grown(chain, steps=(*chain.steps[:-1], last), defects=(*chain.defects, "step_limit"))

@@ -98,7 +98,7 @@ class Chat(Protocol):
         """Answer with `sampling.n` replies, in index order.
 
         Cancelling the task cancels the work. A request that failed for good gives replies with finish `failed`;
-        raises `EndpointDown` when the model stayed away longer than the outage that the settings allow.
+        raises `EndpointDown` when the model stayed away longer than the outage that the settings allow, and `Halted` when nothing new may begin.
         """
 
     def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Delta]:
@@ -106,6 +106,15 @@ class Chat(Protocol):
 
     async def close(self) -> None:
         """Release connections and memory."""
+
+
+class Halted(RuntimeError):
+    """The run was asked to stop, or its budget is spent: nothing new is begun, what was in flight is journalled; the message says why."""
+
+    def __init__(self, reason: str, code: int = 2) -> None:
+        """`code` is the exit code that says so to a shell: 128 and the number of the signal, or 2."""
+        super().__init__(reason)
+        self.code = code
 
 
 class EndpointDown(RuntimeError):

@@ -1,10 +1,10 @@
 """A model behind an OpenAI-compatible URL, every reply journalled before it is used."""
 
-import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Container, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import orjson
@@ -12,10 +12,13 @@ import PIL.Image
 
 from insightv.config import EndpointConfig
 from insightv.images import encode_png
+from insightv.journal import Bill
 from insightv.models.chat import Delta, EndpointDown, Image, Message, Reply, Sampling, Text, request_key, text_message
+from insightv.models.meter import Meter, Stats
 from insightv.models.sse import read_stream
+from insightv.models.together import together
 from insightv.models.transport import Refused, Stumbled, Transport
-from insightv.models.wire import BrokenReply, ImageParts, image_part, read_completion, read_row, read_usage, request_body
+from insightv.models.wire import BrokenReply, ImageParts, Json, image_part, read_completion, read_row, read_usage, request_body
 from insightv.records import Usage
 from insightv.store import ImageStore, Journal, content_hash
 
@@ -26,41 +29,23 @@ class RequestFailed(RuntimeError):
     """A streamed request that the endpoint refused or broke off."""
 
 
-@dataclass
-class Stats:
-    """What an endpoint was asked since it was made."""
-
-    requests: int = 0
-    """Requests sent, further attempts included."""
-    retries: int = 0
-    """Those among them that asked once more, after a failure or a refused schema."""
-    journalled: int = 0
-    """Replies that the journal gave for nothing."""
-    failed: int = 0
-    """Requests that failed for good."""
-    prompt: int = 0
-    completion: int = 0
-    cached: int = 0
-    """Prompt tokens that the server had in its prefix cache."""
-    spend: float = 0.0
-    """In the currency of the config's prices."""
-
-
 class Endpoint:
     """A `Chat` over HTTP.
 
     400, 404, 413 and 422 are final; other failures are retried `config.retries` times with jittered backoff outside the
-    slot; either way the row is then journalled as failed and given again, unless `retry_failed` asks once more.
+    place; either way the row is then journalled as failed and given again, unless `retry_failed` asks once more.
     """
 
-    def __init__(self, config: EndpointConfig, images: ImageStore, journal: Journal | None, *, retry_failed: bool = False) -> None:
+    def __init__(self, config: EndpointConfig, images: ImageStore, journal: Journal | None, *, retry_failed: bool = False, meter: Meter | None = None) -> None:
         self.stats = Stats()
         self._config = config
         self._journal = journal
         self._retry_failed = retry_failed
         self._asked_again: set[str] = set()
-        self._transport = Transport(config)
-        self._part = ImageParts(images)
+        meter = meter or Meter()
+        meter.join(self.stats)
+        self._transport = Transport(config, meter, self.stats)
+        self._part = ImageParts(images, config.images)
         # By schema: whether a request that carried it was ever answered; none while nobody knows.
         self._schemas: dict[str, bool] = {}
 
@@ -70,22 +55,29 @@ class Endpoint:
         return f"{self._config.model}@{self._config.revision}"
 
     async def complete(self, messages: Sequence[Message], sampling: Sampling) -> list[Reply]:
-        """One request per index that the journal lacks; see `Chat.complete`."""
+        """Ask for the indices that the journal lacks; see `Chat.complete`."""
         sampling = self._with_extra(sampling)
-        tasks = [asyncio.create_task(self._reply(messages, sampling, index)) for index in range(sampling.first, sampling.first + sampling.n)]
-        try:
-            return list(await asyncio.gather(*tasks))
-        except BaseException:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            raise
+        found: dict[int, Reply] = {}
+        lacking: list[tuple[int, str]] = []
+        for index in range(sampling.first, sampling.first + sampling.n):
+            key, row = self._journalled(messages, sampling, index)
+            if row is None:
+                lacking.append((index, key))
+            else:
+                self.stats.journalled += 1
+                found[index] = read_row(row)
+        groups = _groups(lacking, self._config.n_per_request)
+        if len(groups) == 1:
+            found |= await self._replies(messages, sampling, groups[0])
+        elif groups:
+            for replies in await together(self._replies(messages, sampling, group) for group in groups):
+                found |= replies
+        return [found[index] for index in sorted(found)]
 
     async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Delta]:
         """Yield one reply as it comes; not journalled and not retried: `RequestFailed` or `EndpointDown`."""
         sampling = self._with_extra(sampling)
         body = request_body(self._config.model, messages, sampling, sampling.first, self._part, stream=True)
-        self.stats.requests += 1
         try:
             async with self._transport.lines(body) as lines:
                 async for delta in read_stream(lines):
@@ -113,7 +105,7 @@ class Endpoint:
         for name, body in requests.items():
             begun = time.monotonic()
             try:
-                read_completion(await self._transport.post(body))
+                read_completion(await self._transport.post(partial(_ready, body)))
                 facts[name] = True
             except (Refused, Stumbled, BrokenReply) as error:
                 failures.append(f"{name}: {error}")
@@ -127,17 +119,27 @@ class Endpoint:
         """End the connections."""
         await self._transport.close()
 
-    async def _reply(self, messages: Sequence[Message], sampling: Sampling, index: int) -> Reply:
-        key, row = self._journalled(messages, sampling, index)
-        if row is not None:
-            self.stats.journalled += 1
-            return read_row(row)
-        row = await self._ask(messages, sampling, index)
-        reply = read_row(await self._journal.put(key, row) if self._journal else row)
-        self.stats.failed += reply.finish == "failed"
-        return reply
+    async def _replies(self, messages: Sequence[Message], sampling: Sampling, lacking: list[tuple[int, str]]) -> dict[int, Reply]:
+        """Replies by index, asked for in one request as far as the server gives as many, and journalled."""
+        found: dict[int, Reply] = {}
+        while lacking:
+            rows = await self._ask(messages, sampling, lacking[0][0], len(lacking))
+            stored = [self._stored(key, row, first=not place) for place, ((_, key), row) in enumerate(zip(lacking, rows, strict=False))]
+            for (index, _), row in zip(lacking, await together(stored) if len(stored) > 1 else [await stored[0]], strict=False):
+                found[index] = read_row(row)
+                self.stats.failed += found[index].finish == "failed"
+            lacking = lacking[len(rows) :]
+        return found
 
-    def _journalled(self, messages: Sequence[Message], sampling: Sampling, index: int) -> tuple[str, dict[str, Any] | None]:
+    async def _stored(self, key: str, row: Json, first: bool) -> Json:
+        """The row that stands after the commit; the bill of a request stands beside its first row."""
+        if self._journal is None:
+            return row
+        usage = read_usage(row.get("usage"))
+        requests = len(row["attempts"]) + ("error" not in row) if first else 0
+        return await self._journal.put(key, row, Bill(requests, int("error" in row), usage.prompt, usage.completion, usage.cached, row.get("cost", 0.0)))
+
+    def _journalled(self, messages: Sequence[Message], sampling: Sampling, index: int) -> tuple[str, Json | None]:
         """The row that stands for a request, or None and the key to ask under: each wish to retry has a key of its own."""
         attempt = 0
         key = first = request_key(self.identity, messages, sampling, index)
@@ -154,50 +156,83 @@ class Endpoint:
             key, row = following, later
         return key, row
 
-    async def _ask(self, messages: Sequence[Message], sampling: Sampling, index: int) -> dict[str, Any]:
-        """The raw reply, or a row with an `error`; `attempts` holds what went wrong before."""
+    async def _ask(self, messages: Sequence[Message], sampling: Sampling, index: int, n: int) -> list[Json]:
+        """Up to `n` raw replies, or `n` rows with an `error`; `attempts` holds what went wrong before, `cost` the price of the request."""
         attempts: list[str] = []
+        begun = time.monotonic()
         shape = content_hash(sampling.schema) if sampling.schema is not None else ""
         schema = bool(shape) and self._schemas.get(shape, True)
+        images = [part.digest for message in messages for part in message.parts if isinstance(part, Image)]
+        prefix = hash(tuple(messages[:2])) if self._config.replicas else 0
         while True:
-            self.stats.requests += 1
+
+            def body(known: Container[str], schema: bool = schema) -> bytes:
+                return request_body(self._config.model, messages, sampling, index, lambda digest: self._part(digest, known), n=n, schema=schema)
+
             try:
-                row = read_completion(await self._transport.post(request_body(self._config.model, messages, sampling, index, self._part, schema=schema)))
+                rows = read_completion(await self._transport.post(body, images, prefix))[:n]
             except Refused as error:
                 attempts.append(str(error))
                 # What others learnt while this request was under way does not settle it, unless the schema worked for one of them.
                 if not schema or error.status not in (400, 422) or self._schemas.get(shape):
-                    return {"error": str(error), "attempts": attempts}
+                    return self._failed(str(error), attempts, n)
                 # The one fallback: a server that cannot enforce a schema says so with 400; replies are validated anyway.
                 schema = False
                 self.stats.retries += 1
             except (Stumbled, BrokenReply) as error:
                 attempts.append(str(error))
-                if len(attempts) > self._config.retries:
-                    return {"error": f"gave up after {len(attempts)} attempts: {error}", "attempts": attempts}
+                wait = _backoff(len(attempts), error.wait if isinstance(error, Stumbled) else 0.0)
+                if self._gives_up(error, len(attempts), time.monotonic() - begun, wait):
+                    return self._failed(f"gave up after {len(attempts)} attempts: {error}", attempts, n)
                 self.stats.retries += 1
-                await asyncio.sleep(_backoff(len(attempts), error.wait if isinstance(error, Stumbled) else 0.0))
+                await self._transport.rest(wait)
             else:
                 if shape:
                     self._schemas[shape] = schema or self._schemas.get(shape, False)
-                self._count(read_usage(row["usage"]))
-                return row | {"attempts": attempts}
+                cost = self._count(read_usage(rows[0]["usage"]))
+                told = {"model": self.identity, "attempts": attempts}
+                return [row | told | ({"cost": cost} if cost and not place else {}) for place, row in enumerate(rows)]
+
+    def _failed(self, error: str, attempts: list[str], n: int) -> list[Json]:
+        return [{"error": error, "model": self.identity, "attempts": attempts}] * n
+
+    def _gives_up(self, error: Exception, attempts: int, elapsed: float, wait: float) -> bool:
+        if self._config.deadline is not None and elapsed + wait > self._config.deadline:
+            return True
+        # A server that is asked too much refuses whom it will: that is no fault of the request, which would fail by bad luck alone.
+        throttled = isinstance(error, Stumbled) and error.status == 429
+        return attempts > self._config.retries and not (throttled and elapsed + wait < self._config.max_outage)
 
     def _with_extra(self, sampling: Sampling) -> Sampling:
         # Into the sampling, so that the config's fields are part of the request's key too.
-        return replace(sampling, extra={**self._config.extra, **sampling.extra})
+        return replace(sampling, extra={**self._config.extra, **sampling.extra}) if self._config.extra else sampling
 
-    def _count(self, usage: Usage) -> None:
-        self.stats.prompt += usage.prompt
-        self.stats.completion += usage.completion
-        self.stats.cached += usage.cached
-        self.stats.spend += (usage.prompt * self._config.price_in + usage.completion * self._config.price_out) / 1e6
+    def _count(self, usage: Usage) -> float:
+        cost = self._config.cost(usage.prompt, usage.completion, usage.cached)
+        self.stats.use(usage, cost)
+        self._transport.used(usage.prompt + usage.completion)
+        return cost
+
+
+def _groups(lacking: list[tuple[int, str]], most: int) -> list[list[tuple[int, str]]]:
+    """Indices that follow each other, with their keys, in groups for one request each."""
+    groups: list[list[tuple[int, str]]] = []
+    for item in lacking:
+        if groups and len(groups[-1]) < most and item[0] == groups[-1][-1][0] + 1:
+            groups[-1].append(item)
+        else:
+            groups.append([item])
+    return groups
 
 
 def _backoff(attempt: int, wait: float) -> float:
     """Seconds before the next attempt: doubled each time, jittered, and never shorter than the server asked for."""
     # Jitter spreads load; it decides nothing that is written down.
     return max(wait, min(LONGEST_BACKOFF, 0.5 * 2.0 ** (attempt - 1)) * random.uniform(0.5, 1.5))
+
+
+def _ready(body: bytes, known: Container[str]) -> bytes:
+    return body
 
 
 def _probes(model: str, sampling: Sampling) -> dict[str, bytes]:

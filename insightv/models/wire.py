@@ -1,6 +1,6 @@
 """The chat-completions protocol: request bodies from messages, replies from what a server sends."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any, Literal
 
 import orjson
@@ -21,19 +21,31 @@ class BrokenReply(ValueError):
 class ImageParts:
     """Images as ready pieces of JSON by digest, so that the base64 of one is made once however often it is sent."""
 
-    def __init__(self, images: ImageStore, cache: int = 256) -> None:
-        """`cache` is in megabytes."""
+    def __init__(self, images: ImageStore, form: Literal["data", "uuid", "file"] = "data", cache: int = 256) -> None:
+        """`form` is `EndpointConfig.images`; `cache` is in megabytes."""
         self._images = images
+        self._form = form
         self._cache = ByteCache(cache * 2**20)
 
-    def __call__(self, digest: str) -> orjson.Fragment:
-        """The part of a stored image."""
-        return orjson.Fragment(self._cache.get(digest, lambda: image_part(self._images.get(digest))))
+    def __call__(self, digest: str, known: Container[str] = ()) -> orjson.Fragment:
+        """The part of a stored image; without the image where the server knows its uuid."""
+        if digest in known:
+            return orjson.Fragment(orjson.dumps({"type": "image_url", "image_url": None, "uuid": digest}))
+        return orjson.Fragment(self._cache.get(digest, lambda: self._make(digest)))
+
+    def _make(self, digest: str) -> bytes:
+        if self._form == "file":
+            return _part(self._images.path(digest).resolve().as_uri())
+        return _part(to_data_url(self._images.get(digest)), **({"uuid": digest} if self._form == "uuid" else {}))
 
 
 def image_part(data: bytes) -> bytes:
     """JSON of an image part that holds the image itself, as a data URL."""
-    return orjson.dumps({"type": "image_url", "image_url": {"url": to_data_url(data)}})
+    return _part(to_data_url(data))
+
+
+def _part(url: str, **beside: str) -> bytes:
+    return orjson.dumps({"type": "image_url", "image_url": {"url": url}, **beside})
 
 
 def request_body(
@@ -43,10 +55,11 @@ def request_body(
     index: int,
     image: Callable[[str], orjson.Fragment],
     *,
+    n: int = 1,
     schema: bool = True,
     stream: bool = False,
 ) -> bytes:
-    """The body of the request for sample `index`; `image` gives the part of a digest.
+    """The body of the request for the `n` samples from `index` on; `image` gives the part of a digest.
 
     A field that `sampling.extra` sets to None is left out, so {"max_tokens": None} suits servers that refuse it.
     """
@@ -58,6 +71,8 @@ def request_body(
         "max_tokens": sampling.max_tokens,
         "seed": derive_seed(sampling.seed, index),
     }
+    if n > 1:
+        body["n"] = n
     if sampling.stop:
         body["stop"] = list(sampling.stop)
     if sampling.schema is not None and schema:
@@ -79,15 +94,27 @@ def _content(message: Message, image: Callable[[str], orjson.Fragment]) -> str |
     return "".join(part.text for part in message.parts if not isinstance(part, Image))
 
 
-def read_completion(data: bytes) -> Json:
-    """The raw reply to be journalled: the choice's `message`, `finish_reason` and `logprobs`, and `usage`; else `BrokenReply`."""
+def read_completion(data: bytes) -> list[Json]:
+    """The raw replies to be journalled, in the choices' order: each one's `message`, `finish_reason` and `logprobs`; else `BrokenReply`.
+
+    The first has the `usage` of the whole request, the others none.
+    """
     body = parse_object(data)
     choices = body.get("choices")
-    choice = choices[0] if isinstance(choices, list) and choices else None
-    if not isinstance(choice, dict) or not isinstance(choice.get("message"), dict):
+    if not isinstance(choices, list) or not choices:
         raise BrokenReply("the reply has no choice with a message")
-    row = {"message": choice["message"], "finish_reason": choice.get("finish_reason"), "usage": body.get("usage")}
-    return row | ({"logprobs": choice["logprobs"]} if choice.get("logprobs") else {})
+    rows: list[Json] = []
+    for choice in sorted(choices, key=_place):
+        if not isinstance(choice, dict) or not isinstance(choice.get("message"), dict):
+            raise BrokenReply("the reply has no choice with a message")
+        row = {"message": choice["message"], "finish_reason": choice.get("finish_reason"), "usage": None if rows else body.get("usage")}
+        rows.append(row | ({"logprobs": choice["logprobs"]} if choice.get("logprobs") else {}))
+    return rows
+
+
+def _place(choice: Any) -> int:
+    place = choice.get("index") if isinstance(choice, dict) else None
+    return place if isinstance(place, int) else 0
 
 
 def read_row(row: Mapping[str, Any]) -> Reply:

@@ -290,7 +290,9 @@ def test_a_passing_failure_is_retried_and_a_lasting_one_becomes_a_failed_row(tmp
     passing = ask(lambda server, body: broken(server, body) if len(server.requests) < 3 else reply(), tmp_path / "a", timeout=timeout)
     assert passing[0][0].text == "hi" and (passing[2].stats.requests, passing[2].stats.retries) == (3, 2)
     lasting, server, _ = ask(broken, tmp_path / "b", timeout=timeout, retries=2)
-    assert lasting[0].finish == "failed" and lasting[0].error.startswith("gave up after 3 attempts") and len(server.requests) == 3
+    assert lasting[0].finish == "failed" and lasting[0].error.startswith(f"gave up after {len(server.requests)} attempts")
+    # Being asked too much is no fault of the request: it is tried for as long as an outage may last.
+    assert len(server.requests) > 10 if way == "429" else len(server.requests) == 3
     assert ask(lambda *_: reply(), tmp_path / "b")[0] == lasting
 
 
@@ -431,7 +433,7 @@ def test_a_request_that_ends_the_server_each_time_does_not_go_on_for_ever(tmp_pa
     replies, server, endpoint = ask(answer, tmp_path, retries=1, max_outage=20)
     assert replies[0].finish == "failed" and replies[0].error.startswith("gave up after 2 attempts: ")
     # Whom an outage hits is asked again for nothing, but once in an attempt.
-    assert len(server.requests) == 4 and endpoint.stats.requests == 2
+    assert len(server.requests) == 4 and (endpoint.stats.requests, endpoint.stats.retries) == (4, 3)
     assert ask(lambda *_: reply(), tmp_path, messages=[text_message("user", "other")])[0][0].text == "hi"
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from insightv import stages
 from insightv.config import Config, DpoConfig, EndpointConfig, ModelsConfig, SamplingConfig, UserError
 from insightv.datasets.sources import write_problems
 from insightv.models import attended, serve
@@ -21,6 +20,8 @@ from insightv.models.endpoint import Endpoint
 from insightv.models.serve import fill, served
 from insightv.models.vlm import weights_hash
 from insightv.records import Chain, Problem
+from insightv.stages.chains import sample
+from insightv.stages.context import Context
 from insightv.store import ImageStore, Run, read_records
 
 CHAIN = "<thoughts>\n### Look\nA red circle.\n### Conclusion\nIt is red.\nAnswer: red\n</thoughts>"
@@ -225,10 +226,10 @@ def test_a_stage_samples_its_chains_from_the_server(command: str, checkpoint: Pa
     config = Config(run=run.folder, models=ModelsConfig(base=checkpoint), dpo=DpoConfig(server=f"{command} --name policy-{{revision}}", server_timeout=60))
     progress: list[dict[str, object]] = []
     work = tmp_path / "work"
-    summary = stages.sample(stages.Context(config, run, progress.append), work, "base", "preference", 2, SamplingConfig(), limit=(2, 2))
+    summary = sample(Context(config, run, progress.append), work, "base", "preference", 2, SamplingConfig(), limit=(2, 2))
     chains = list(read_records(work / "chains.jsonl", Chain))
     assert [(chain.problem_id, chain.index) for chain in chains] == [("p0", 0), ("p0", 1), ("p2", 0), ("p2", 1)]
     assert {(chain.model, chain.text, chain.answer, chain.status) for chain in chains} == {
         (f"policy-{weights_hash(checkpoint)}@{weights_hash(checkpoint)}", CHAIN, "red", "ok")
     }
-    assert summary["chains"] == 4 and progress[-1] == {"step": 2, "of": 2}
+    assert summary["chains"] == 4 and progress[-1].items() >= {"step": 4, "of": 4, "requests": 4}.items()

@@ -1,0 +1,189 @@
+"""Chains: the teacher's, the reasoner's own, and what is judged of them."""
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
+from contextlib import aclosing
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from insightv import agents
+from insightv.answers import settle
+from insightv.config import SamplingConfig, UserError
+from insightv.files import replacing
+from insightv.generation import assess
+from insightv.generation.diversity import diversity
+from insightv.generation.sample import paths
+from insightv.models.chat import Chat
+from insightv.models.endpoint import Endpoint
+from insightv.records import Chain, Problem, Score, Verdict
+from insightv.scale import completed, run
+from insightv.sorting import Sorter
+from insightv.stages.context import Context, Summary
+from insightv.stages.live import Live
+from insightv.store import read_manifest, read_records
+from insightv.world.truth import chain_truth
+
+
+def generate(context: Context, work: Path) -> Summary:
+    """The teacher's N chains for each training problem (Insight-V, section 3.1)."""
+    config, settings = context.config, context.config.generate
+    chat = context.endpoint(config.models.generator)
+    kept = Sorter(work / "scratch" / "chains")
+    live = Live(context.report, context.count("train") * settings.n, [chat.stats])
+
+    async def write() -> None:
+        one = partial(paths, chat=chat, settings=settings, seed=config.seed)
+        async with aclosing(completed(one, context.stream("train"), concurrency=settings.open_problems)) as groups:
+            async for _, chains in groups:
+                _keep(chains, kept, live)
+
+    _finish(write(), chat)
+    return _keep_chains(work, kept)
+
+
+def sample(context: Context, work: Path, model: str, split: str, n: int, sampling: SamplingConfig, limit: tuple[int, int] | None = None) -> Summary:
+    """A trained reasoner's own N chains for each problem of a split, or of a slice of it; from a server where one is configured."""
+    config = context.config
+    problems = context.problems(split)
+    problems = problems if limit is None else rotate(problems, *limit)
+    kept = Sorter(work / "scratch" / "chains")
+
+    async def write(chat: Chat, concurrency: int, live: Live) -> None:
+        async def one(problem: Problem) -> list[Chain]:
+            return await agents.reason(problem, chat, sampling, config.prompts, config.seed, n)
+
+        async with aclosing(completed(one, problems, concurrency=concurrency)) as groups:
+            async for _, chains in groups:
+                _keep(chains, kept, live)
+
+    if config.dpo.server is None:
+        with context.chat(model) as local:
+            # All at once, so that a stage that is run again is cut into the same batches.
+            asyncio.run(write(local, max(1, len(problems)), Live(context.report, n * len(problems))))
+        return _keep_chains(work, kept)
+    from insightv.models.serve import served
+
+    path, adapter = context.model(model)
+    with served(config.dpo.server, path, adapter, config.dpo.server_timeout, work / "scratch") as endpoint:
+        chat = context.endpoint(endpoint)
+        _finish(write(chat, config.generate.open_problems, Live(context.report, n * len(problems), [chat.stats])), chat)
+    return _keep_chains(work, kept)
+
+
+def rotate(problems: Sequence[Problem], start: int, count: int) -> list[Problem]:
+    """`count` problems from position `start` on, round the end."""
+    return [problems[(start + i) % len(problems)] for i in range(min(count, len(problems)))]
+
+
+def assess_chains(context: Context, work: Path, source: str, split: str, *, score: bool = True) -> Summary:
+    """Verdicts of a stage's chains and, unless told not to, scores of those found correct, all of a problem in one request."""
+    config = context.config
+    judge, scorer = context.endpoint(config.models.judge), context.endpoint(config.models.scorer)
+    kept = {name: Sorter(work / "scratch" / name) for name in ("verdicts", "scores")}
+    tally: Counter[str] = Counter()
+    live = Live(context.report, read_manifest(context.run.folder / source)["summary"]["problems"], [judge.stats, scorer.stats])
+
+    async def one(group: tuple[Problem, list[Chain]]) -> tuple[list[Chain], list[Verdict], list[Score]]:
+        problem, chains = group
+        verdicts = [await assess.verdict(problem, chain, judge, config.assess, config.seed) for chain in chains]
+        correct = [chain for chain, verdict in zip(chains, verdicts, strict=True) if verdict.correct and chain.status == "ok"]
+        return chains, verdicts, await assess.scores(problem, correct, scorer, config.assess, config.seed) if score else []
+
+    async def write() -> None:
+        groups = context.grouped(source, split, work / "scratch" / "problems")
+        async with aclosing(completed(one, groups, concurrency=config.generate.open_problems)) as judged:
+            async for _, (chains, verdicts, scores) in judged:
+                for name, records in (("verdicts", verdicts), ("scores", scores)):
+                    for record in records:
+                        kept[name].add(record.problem_id.encode(), record.model_dump_json().encode() + b"\n")
+                tally.update(_judged(chains, verdicts, scores))
+                live.done(1)
+
+    _finish(write(), judge, scorer)
+    for name, records in kept.items():
+        _write(work / f"{name}.jsonl", records)
+    return _assessed(tally)
+
+
+def _judged(chains: Sequence[Chain], verdicts: Sequence[Verdict], scores: Sequence[Score]) -> Counter[str]:
+    """What came of the chains of one problem, to be added up."""
+    counts = Counter({True: "correct", False: "wrong", None: "not_judged"}[verdict.correct] for verdict in verdicts)
+    counts.update(f"by {verdict.by}" for verdict in verdicts)
+    values = [score.value for score in scores if score.value is not None]
+    counts.update({"scored": len(values), "points": sum(values), "not_scored": len(scores) - len(values)})
+    counts["broken off"] += sum(chain.status == "failed" for chain in chains)
+    return counts
+
+
+def _assessed(tally: Counter[str]) -> Summary:
+    scored = tally["scored"]
+    # A chain that failed cannot be judged; its own stage is the one to try again. What came but could not be read counts too: the records do
+    # not tell it apart, and to ask again for it costs nothing, because the journal holds the replies.
+    failed = tally["not_scored"] + tally["not_judged"] - tally["broken off"]
+    outcome = {name: tally[name] for name in ("correct", "not_judged", "wrong") if tally[name]}
+    by = {name: tally[f"by {name}"] for name in ("judge", "none", "rule") if tally[f"by {name}"]}
+    mean = round(tally["points"] / scored, 1) if scored else None
+    return {**outcome, "scored": scored, "mean_score": mean, "not_scored": tally["not_scored"], "failed": failed, "by": by}
+
+
+def measure_truth(context: Context, work: Path, source: str, judged: str, split: str) -> Summary:
+    """How well filter and scorer agree with what the world knows of its pictures."""
+    rated = context.rated(source, judged, split)
+    known = {problem.id: problem for problem in rated.problems}
+    chains = [chain for chain in rated.chains if chain.status != "failed"]
+    truth = {chain.id: chain_truth(known[chain.problem_id], chain) for chain in chains}
+    right = {chain.id: settle(chain.answer, known[chain.problem_id]) is True for chain in chains}
+    figures = assess.agreement(rated.verdicts, rated.scores, right, {name: share for name, (share, _) in truth.items()})
+    exact = sum(whole for _, whole in truth.values()) / max(1, len(truth))
+    summary = {**figures, "answers_right": round(sum(right.values()) / max(1, len(right)), 4), "chains_right": round(exact, 4)}
+    (work / "agreement.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    return summary
+
+
+def _keep(chains: Sequence[Chain], kept: Sorter, live: Live) -> None:
+    for chain in chains:
+        kept.add(f"{chain.problem_id}\0{chain.index:06d}".encode(), chain.model_dump_json().encode() + b"\n")
+        live.chain(chain)
+    live.done(len(chains))
+
+
+def _keep_chains(work: Path, kept: Sorter) -> Summary:
+    """Write the chains in order, unless all failed: then the address or the model's name is wrong, and nothing below could work with them."""
+    _write(work / "chains.jsonl", kept)
+    reasons: Counter[str] = Counter()
+    defects: Counter[str] = Counter()
+
+    def counted() -> Iterator[Chain]:
+        for chain in read_records(work / "chains.jsonl", Chain):
+            defects.update(chain.defects)
+            reasons.update([chain.reason] if chain.status == "failed" else [])
+            yield chain
+
+    figures = diversity(counted())
+    failed = reasons.total()
+    if failed and failed == figures["chains"]:
+        [(reason, count)] = reasons.most_common(1)
+        why = " ".join(reason.split())[:300]
+        raise UserError(f"all {failed} chains failed, {count} of them with: {why}; mend this, then run the same command with --retry-failed")
+    return {**figures, "failed": failed, "defects": dict(sorted(defects.items()))}
+
+
+def _finish(work: Coroutine[Any, Any, None], *chats: Endpoint) -> None:
+    """Do the work, and let go of the endpoints whatever becomes of it."""
+
+    async def go() -> None:
+        try:
+            await work
+        finally:
+            for chat in chats:
+                await chat.close()
+
+    run(go())
+
+
+def _write(path: Path, lines: Iterable[bytes]) -> None:
+    with replacing(path) as file:
+        file.writelines(lines)

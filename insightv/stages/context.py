@@ -1,0 +1,115 @@
+"""What a stage may use: the run's problems, chains and judgements as they were left, models, endpoints, and somebody to report to."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import groupby
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+from insightv.config import Config, EndpointConfig
+from insightv.datasets.rows import Rated
+from insightv.datasets.sources import read_problems
+from insightv.models.chat import Chat
+from insightv.models.endpoint import Endpoint
+from insightv.models.meter import Meter
+from insightv.records import Chain, Problem, Score, Verdict
+from insightv.sorting import Sorter
+from insightv.store import Run, read_manifest, read_records
+
+Summary = dict[str, Any]
+Report = Callable[[dict[str, Any]], None]
+"""Hears `step`, `of` and what else is worth showing while a stage runs."""
+
+SHIPPED_BASE = Path(__file__).parent.parent / "world" / "base" / "weights"
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a stage may use."""
+
+    config: Config
+    run: Run
+    report: Report
+    retry_failed: bool = False
+    meter: Meter = field(default_factory=Meter)
+
+    def problems(self, split: str) -> list[Problem]:
+        """The problems of a split."""
+        return list(read_problems(self._split(split)))
+
+    def stream(self, split: str) -> Iterator[Problem]:
+        """The problems of a split one by one; that they are sound was seen to when the file was made."""
+        return read_records(self._split(split), Problem)
+
+    def count(self, split: str) -> int:
+        """How many problems a split has."""
+        count: int = read_manifest(self.run.folder / "problems")["summary"][split]
+        return count
+
+    def grouped(self, stage: str, split: str, scratch: Path) -> Iterator[tuple[Problem, list[Chain]]]:
+        """The chains of a stage, problem by problem, sorted by the problem's id; `scratch` is a folder to sort in."""
+        in_order = Sorter(scratch)
+        for problem in self.stream(split):
+            in_order.add(problem.id.encode(), problem.model_dump_json().encode())
+        problems = map(Problem.model_validate_json, in_order)
+        for name, chains in groupby(read_records(self.run.folder / stage / "chains.jsonl", Chain), key=attrgetter("problem_id")):
+            yield next(problem for problem in problems if problem.id == name), list(chains)
+
+    def rated(self, chains: str, judged: str, split: str) -> Rated:
+        """A split's problems with the chains of one stage and the judgements of another."""
+        folder = self.run.folder / judged
+        verdicts, scores = read_records(folder / "verdicts.jsonl", Verdict), read_records(folder / "scores.jsonl", Score)
+        return Rated(self.problems(split), self.chains(chains), list(verdicts), list(scores))
+
+    def chains(self, stage: str) -> list[Chain]:
+        """The chains of a stage."""
+        return list(read_records(self.run.folder / stage / "chains.jsonl", Chain))
+
+    def endpoint(self, config: EndpointConfig) -> Endpoint:
+        """A model behind a URL, with the run's images and journal."""
+        return Endpoint(config, self.run.images, self.run.journal, retry_failed=self.retry_failed, meter=self.meter)
+
+    def model(self, name: str) -> tuple[Path, Path | None]:
+        """A model's checkpoint and the adapter on it, if its folder holds one."""
+        base = base_path(self.config, self.run)
+        if name == "base":
+            return base, None
+        folder = self.run.folder / name
+        return (base, folder) if (folder / "adapter_config.json").is_file() else (folder, None)
+
+    @contextmanager
+    def chat(self, name: str) -> Iterator[Chat]:
+        """A trained model in this process."""
+        from insightv.models.local import LocalChat
+        from insightv.models.vlm import load
+
+        path, adapter = self.model(name)
+        chat = LocalChat(load(path, adapter=adapter, dtype=self.config.local.dtype), self.run.images, self.run.journal, self.config.local)
+        try:
+            yield chat
+        finally:
+            asyncio.run(chat.close())
+
+    def counted(self, total: int) -> Callable[[object], None]:
+        """A callback for `on_done` that reports how many of `total` are done."""
+        done = 0
+
+        def count(_: object) -> None:
+            nonlocal done
+            done += 1
+            self.report({"step": done, "of": total})
+
+        return count
+
+    def _split(self, name: str) -> Path:
+        return self.run.folder / "problems" / f"{name}.jsonl"
+
+
+def base_path(config: Config, run: Run) -> Path:
+    """Where the base model's checkpoint lies."""
+    if config.models.base:
+        return config.models.base
+    return run.folder / "base" / "model" if config.world and config.world.retrain_base else SHIPPED_BASE

@@ -1,0 +1,70 @@
+"""Trainings, in this process or under torchrun."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from insightv.config import Config, TrainConfig, UserError
+from insightv.models import attended
+from insightv.stages.context import Context, Summary
+
+C = TypeVar("C", bound=TrainConfig)
+
+
+def train_sft(context: Context, work: Path, data: str, settings: TrainConfig, like: tuple[str, ...] = ()) -> Summary:
+    """Supervised fine-tuning of the base; with `like`, for as many updates as those models had together."""
+    if like:
+        manifests = [json.loads((context.run.folder / name / "manifest.json").read_bytes()) for name in like]
+        settings = settings.model_copy(update={"max_steps": sum(manifest["summary"]["steps"] for manifest in manifests)})
+    model, _ = context.model("base")
+    return _train(context, work, "sft", settings, {"model": model, "data": context.run.folder / data})
+
+
+def train_dpo(context: Context, work: Path, data: str, policy: str, reference: str) -> Summary:
+    """One round of DPO: the policy M_t becomes M_t+1."""
+    model, adapter = context.model(policy)
+    reference_model, reference_adapter = context.model(reference)
+    paths = {"model": model, "adapter": adapter, "reference": reference_model, "reference_adapter": reference_adapter}
+    return _train(context, work, "dpo", seeded(context.config, context.config.dpo), paths | {"data": context.run.folder / data})
+
+
+def seeded(config: Config, settings: C) -> C:
+    """A training's settings with the run's seed in them."""
+    return settings.model_copy(update={"seed": config.seed + settings.seed})
+
+
+def _train(context: Context, work: Path, kind: str, settings: TrainConfig, paths: dict[str, Path | None]) -> Summary:
+    arguments = {"out": work, "work": work / "scratch", **paths}
+    if settings.processes == 1:
+        from insightv.training import dpo, sft
+
+        train: Callable[..., Summary] = sft.train if kind == "sft" else dpo.train
+        return train(**arguments, config=settings, report=context.report)
+    from insightv.training import job
+
+    scratch = work / "scratch"
+    file, log, said, progress = (scratch / name for name in ("job.json", "training.log", "summary.log", "progress.jsonl"))
+    scratch.mkdir(exist_ok=True)
+    file.write_text(json.dumps({"config": settings.model_dump(mode="json"), **{k: str(v) if v else None for k, v in arguments.items()}}))
+    # Attended to, so that its processes end with this one.
+    command = [sys.executable, "-m", attended.__name__, "15", *job.command("dpo" if kind == "dpo" else "sft", file, settings.processes)]
+    with log.open("wb") as errors, said.open("wb") as output, subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=errors) as process:
+        while process.poll() is None:
+            time.sleep(0.2)
+            if line := _last_line(progress):
+                context.report(json.loads(line))
+    if process.returncode:
+        raise UserError(f"training ended with exit code {process.returncode}; its messages are in {log}")
+    summary: Summary = json.loads(_last_line(said))
+    return summary
+
+
+def _last_line(path: Path) -> str:
+    """The last whole line of a file that may still grow; empty without one."""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    whole = text[: text.rfind("\n") + 1].split("\n")
+    return next((line for line in reversed(whole) if line.strip()), "")
