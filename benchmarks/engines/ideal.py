@@ -18,9 +18,10 @@ class Stay:
 
 
 def ideal_seconds(settings: Settings, rows: int, steps: int, slots: int) -> float:
-    """Seconds for rows of so many steps (1: single requests), retries and mandated waits included."""
+    """Seconds for rows of so many steps (1: single requests), retries and mandated waits included: the shorter of the two schedules."""
     slots = min(slots, settings.capacity or slots)
-    return schedule([stays(settings, row, steps) for row in range(rows)], slots) / 1000
+    needed = [stays(settings, row, steps) for row in range(rows)]
+    return min(schedule(needed, slots), schedule(needed, slots, even=True)) / 1000
 
 
 def stays(settings: Settings, row: int, steps: int) -> list[Stay]:
@@ -37,19 +38,23 @@ def stays(settings: Settings, row: int, steps: int) -> list[Stay]:
     return found
 
 
-def schedule(rows: list[list[Stay]], slots: int) -> int:
-    """Milliseconds until all is done, where the slots take what is ready in the rows' order.
+def schedule(rows: list[list[Stay]], slots: int, even: bool = False) -> int:
+    """Milliseconds until all is done, where the slots take what is ready: in the rows' order, so that open rows go before those that are not begun,
+    or with `even` the row that has had the fewest requests.
 
-    A row's next request is ready when its last has ended and its wait is over. The order puts open rows before those that are not begun, and more
-    rows are open than slots where some wait.
+    A row's next request is ready when its last has ended and its wait is over; more rows are open than slots where some wait.
     """
-    ready = [(row, 0) for row in range(len(rows)) if rows[row]]
+
+    def rank(row: int, number: int) -> tuple[int, int, int]:
+        return (number if even else 0, row, number)
+
+    ready = [rank(row, 0) for row in range(len(rows)) if rows[row]]
     # (time, 0 for a slot that falls free or 1 for a wait that ends, row, number of the row's next request)
     events: list[tuple[int, int, int, int]] = []
     now, free = 0, slots
     while ready or events:
         while ready and free:
-            row, number = heapq.heappop(ready)
+            _, row, number = heapq.heappop(ready)
             free -= 1
             heapq.heappush(events, (now + rows[row][number].milliseconds, 0, row, number))
         now = events[0][0]
@@ -61,7 +66,7 @@ def schedule(rows: list[list[Stay]], slots: int) -> int:
                 if number + 1 < len(rows[row]) and wait:
                     heapq.heappush(events, (now + wait, 1, row, number + 1))
                 elif number + 1 < len(rows[row]):
-                    heapq.heappush(ready, (row, number + 1))
+                    heapq.heappush(ready, rank(row, number + 1))
             else:
-                heapq.heappush(ready, (row, number))
+                heapq.heappush(ready, rank(row, number))
     return now

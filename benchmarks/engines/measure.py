@@ -17,7 +17,8 @@ class Meter:
     there when the block began, which is after the imports.
 
     For this process alone the peak is VmHWM, reset at the beginning. With `tree` it is the sum of PSS over this process and its descendants, sampled
-    twice a second, and CPU time is the sum of theirs that are alive at a sample, so that of a short-lived one is lost in part.
+    four times a second, and CPU time is the sum of theirs that are alive at a sample, so that of a short-lived one is lost in part; `samples` of
+    [monotonic time, CPU seconds so far] let the driver leave out what was spent before the first request, such as the start of an actor.
     """
 
     def __init__(self, tree: bool = False) -> None:
@@ -25,6 +26,7 @@ class Meter:
         self._end = threading.Event()
         self._peak = 0.0
         self._cpu: dict[int, float] = {}
+        self._samples: list[tuple[float, float]] = []
         self.result: dict[str, Any] = {}
 
     def __enter__(self) -> "Meter":
@@ -47,20 +49,24 @@ class Meter:
             self._end.set()
             self._sampler.join()
             self._take()
-            cpu = sum(seconds - self._cpu_before.get(pid, 0.0) for pid, seconds in self._cpu.items())
+            cpu = self._samples[-1][1]
         else:
             cpu, self._peak = _own_cpu() - self._used, _status("VmHWM")
         over = max(0.0, self._peak - self._before)
         self.result = {"began": self._began, "ended": ended, "cpu": cpu, "peak_mb": round(self._peak, 1), "over_mb": round(over, 1)}
+        if self._tree:
+            self.result["samples"] = self._samples
 
     def _sample(self) -> None:
-        while not self._end.wait(0.5):
+        while not self._end.wait(0.25):
             self._take()
 
     def _take(self) -> None:
         self._peak = max(self._peak, _tree_memory())
         for pid in _family():
             self._cpu[pid] = max(self._cpu.get(pid, 0.0), _cpu(pid))
+        total = sum(seconds - self._cpu_before.get(pid, 0.0) for pid, seconds in self._cpu.items())
+        self._samples.append((time.monotonic(), total))
 
 
 def say(**values: Any) -> None:

@@ -153,6 +153,8 @@ class _Connection(asyncio.BufferedProtocol):
         """Bytes of the body that are still to come; 0 between requests."""
         self._kept = TAIL
         """Bytes of the body's end that are kept."""
+        self._last = False
+        """Whether the client wants the connection closed after the answer."""
         self._timer: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport
 
@@ -201,20 +203,21 @@ class _Connection(asyncio.BufferedProtocol):
 
     def _open_request(self, head: bytearray) -> bool:
         """Whether a body follows that is to be served; anything else is answered here."""
+        self._last = b"onnection: close" in head
         if head.startswith(b"POST"):
             length = _LENGTH.search(head)
             if length and int(length[1]):
                 self._missing = int(length[1])
                 self._kept = TAIL if self._missing < ONE_IMAGE else self._missing
                 return True
-            self._transport.write(_MISSING)
+            self._send(_MISSING)
         elif b"/models " in head[:100]:
             self._stub.probes += 1
-            self._transport.write(_LISTED)
+            self._send(_LISTED)
         elif head.startswith(b"GET /control/log "):
-            self._transport.write(response(200, json.dumps(self._stub.report()).encode()))
+            self._send(response(200, json.dumps(self._stub.report()).encode()))
         else:
-            self._transport.write(_MISSING)
+            self._send(_MISSING)
         return False
 
     def _serve(self, tail: bytes) -> None:
@@ -231,9 +234,14 @@ class _Connection(asyncio.BufferedProtocol):
         self._stub.in_flight -= 1
         entry[5] = time.monotonic()
         if answer:
-            self._transport.write(answer)
+            self._send(answer)
         else:
             self.reset()
+
+    def _send(self, answer: bytes) -> None:
+        self._transport.write(answer)
+        if self._last:
+            self._transport.close()
 
 
 def main() -> None:
