@@ -1,7 +1,6 @@
 """This project's engine over the stub: journal and image store on disk, single requests through `map_records` or chains through `progressive`."""
 
 import argparse
-import asyncio
 import tempfile
 from pathlib import Path
 from typing import Any

@@ -30,7 +30,9 @@ class Replies:
         if shape == "garbage":
             return response(200, b"<html><body>upstream connect error</body></html>")
         if shape == "no choices":
-            return response(200, json.dumps({"id": "x", "object": "chat.completion", "created": 1, "model": "teacher", "choices": [], "usage": _USAGE}).encode())
+            return response(
+                200, json.dumps({"id": "x", "object": "chat.completion", "created": 1, "model": "teacher", "choices": [], "usage": _USAGE}).encode()
+            )
         whole = self.completion(step, digits).partition(b"\r\n\r\n")[2]
         return response(200, whole[: len(whole) // 2])
 

@@ -239,9 +239,11 @@ class _Connection(asyncio.BufferedProtocol):
             self.reset()
 
     def _send(self, answer: bytes) -> None:
-        self._transport.write(answer)
         if self._last:
+            self._transport.write(answer.replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
             self._transport.close()
+        else:
+            self._transport.write(answer)
 
 
 def main() -> None:
