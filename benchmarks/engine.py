@@ -22,7 +22,9 @@ def main() -> None:
         for failure in install(given.install_peers.resolve()):
             print(f"not installed: {failure}")
         return
-    settings = replace(Settings(seed=given.seed), **({"latency": 40, "slow": 400} if given.quick else {}))
+    settings = Settings(seed=given.seed)
+    if given.quick:
+        settings = replace(settings, latency=40, slow=400)
     scale = 0.008 if given.quick else given.scale
     cases = [Case(max(20, round(case.rows * scale)), case.steps, case.slots) for case in CASES if case.name in given.cases]
     results, failures = measure(given.engines, cases, settings, 1 if given.quick else given.repeats, given.peers, given.pin)

@@ -27,7 +27,7 @@ from insightv.prompts import parse_conclusion, parse_step
 from insightv.store import ImageStore
 
 ROOT = Path(__file__).parents[2]
-FAST = {"latency": 10, "slow": 30}
+FAST: dict[str, Any] = {"latency": 10, "slow": 30}
 
 
 def by_the_clock(rows: list[list[Stay]], slots: int) -> int:
