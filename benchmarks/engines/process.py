@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,13 +24,20 @@ class Server:
         self.process = process
         self._control = f"http://127.0.0.1:{port}/control/log"
 
-    def report(self) -> dict[str, Any]:
-        """What came; see stub.py."""
+    def report(self, patience: float = 90.0) -> dict[str, Any]:
+        """What came; see stub.py. A server that is down by its settings is waited for so many seconds."""
         # No proxy of the environment stands before this machine's own server.
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(self._control, timeout=60) as response:
-            found: dict[str, Any] = json.loads(response.read())
-        return found
+        until = time.monotonic() + patience
+        while True:
+            try:
+                with opener.open(self._control, timeout=60) as response:
+                    found: dict[str, Any] = json.loads(response.read())
+                return found
+            except OSError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.2)
 
 
 @contextlib.contextmanager

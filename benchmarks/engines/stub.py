@@ -10,30 +10,18 @@ requests for /models.
 
 import argparse
 import asyncio
-import contextlib
 import gc
-import json
 import os
-import re
-import socket
-import struct
 import sys
 import threading
 import time
 from collections import Counter
-from typing import Any, cast
+from typing import Any
 
+from benchmarks.engines.connection import Connection
 from benchmarks.engines.payload import DIGITS, MARK
-from benchmarks.engines.replies import Replies, refusal, response
+from benchmarks.engines.replies import Replies, refusal
 from benchmarks.engines.weather import Settings, weather
-
-TAIL = 16384
-"""Bytes at a body's end in which the marker must lie; a chain of five requests appends about 5 KB behind it."""
-ONE_IMAGE = 100_000
-"""Longer bodies repeat the image in later turns, far behind the marker, and are kept whole."""
-_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
-_LISTED = response(200, json.dumps({"object": "list", "data": [{"id": "teacher", "object": "model", "created": 1, "owned_by": "stub"}]}).encode())
-_MISSING = refusal(404)
 
 
 class Stub:
@@ -48,7 +36,7 @@ class Stub:
         self.buffer = bytearray(2**18)
         self.view = memoryview(self.buffer)
         self.replies = Replies(settings.steps)
-        self.open: set[_Connection] = set()
+        self.open: set[Connection] = set()
         self.broken = False
         self._attempts: Counter[tuple[int, int]] = Counter()
         self._server: asyncio.Server | None = None
@@ -59,7 +47,7 @@ class Stub:
     async def start(self) -> None:
         """Listen; the port stays the same after `stop`."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: _Connection(self), "127.0.0.1", self.port, backlog=2048, reuse_address=True)
+        self._server = await loop.create_server(lambda: Connection(self), "127.0.0.1", self.port, backlog=2048, reuse_address=True)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
@@ -140,110 +128,6 @@ class Stub:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         self.broken = False
-
-
-class _Connection(asyncio.BufferedProtocol):
-    """One client's connection: a request at a time, kept alive."""
-
-    def __init__(self, stub: Stub) -> None:
-        self._stub = stub
-        self._head = bytearray()
-        self._tail = b""
-        self._missing = 0
-        """Bytes of the body that are still to come; 0 between requests."""
-        self._kept = TAIL
-        """Bytes of the body's end that are kept."""
-        self._last = False
-        """Whether the client wants the connection closed after the answer."""
-        self._timer: asyncio.TimerHandle | None = None
-        self._transport: asyncio.Transport
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-        self._stub.connections += 1
-        self._stub.open.add(self)
-        if self._stub.broken:
-            self.reset()
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self._stub.open.discard(self)
-        if self._timer:
-            self._timer.cancel()
-            self._timer = None
-            self._stub.in_flight -= 1
-
-    def reset(self) -> None:
-        """End the connection by RST."""
-        with contextlib.suppress(OSError, AttributeError):
-            self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self._transport.abort()
-
-    def get_buffer(self, sizehint: int) -> memoryview:
-        return self._stub.view
-
-    def buffer_updated(self, count: int) -> None:
-        data, start = self._stub.buffer, 0
-        if not self._missing:
-            if self._head:
-                data = self._head + data[:count]
-                count = len(data)
-            end = data.find(b"\r\n\r\n", 0, count)
-            if end < 0:
-                self._head = data[:count]
-                return
-            start, self._head = end + 4, bytearray()
-            if not self._open_request(data[:end]):
-                return
-        self._missing -= count - start
-        if self._missing < self._kept:
-            self._tail += bytes(data[max(start, count - self._kept) : count])
-        if self._missing <= 0:
-            tail, self._tail, self._missing = self._tail[-self._kept :], b"", 0
-            self._serve(tail)
-
-    def _open_request(self, head: bytearray) -> bool:
-        """Whether a body follows that is to be served; anything else is answered here."""
-        self._last = b"onnection: close" in head
-        if head.startswith(b"POST"):
-            length = _LENGTH.search(head)
-            if length and int(length[1]):
-                self._missing = int(length[1])
-                self._kept = TAIL if self._missing < ONE_IMAGE else self._missing
-                return True
-            self._send(_MISSING)
-        elif b"/models " in head[:100]:
-            self._stub.probes += 1
-            self._send(_LISTED)
-        elif head.startswith(b"GET /control/log "):
-            self._send(response(200, json.dumps(self._stub.report()).encode()))
-        else:
-            self._send(_MISSING)
-        return False
-
-    def _serve(self, tail: bytes) -> None:
-        entry, answer, seconds = self._stub.receive(tail)
-        self._stub.in_flight += 1
-        self._stub.most = max(self._stub.most, self._stub.in_flight)
-        if seconds:
-            self._timer = asyncio.get_running_loop().call_later(seconds, self._finish, entry, answer)
-        else:
-            self._finish(entry, answer)
-
-    def _finish(self, entry: list[Any], answer: bytes) -> None:
-        self._timer = None
-        self._stub.in_flight -= 1
-        entry[5] = time.monotonic()
-        if answer:
-            self._send(answer)
-        else:
-            self.reset()
-
-    def _send(self, answer: bytes) -> None:
-        if self._last:
-            self._transport.write(answer.replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
-            self._transport.close()
-        else:
-            self._transport.write(answer)
 
 
 def main() -> None:
