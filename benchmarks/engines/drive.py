@@ -67,6 +67,7 @@ def run(engine: str, case: Case, settings: Settings, *, peers: Path | None = Non
         "seconds": seconds,
         "rate": len(log) / seconds,
         "ideal_seconds": ideal,
+        "good_seconds": max((entry[5] for entry in log if entry[3] == "ok" and entry[5]), default=began) - began,
         "of_ideal": ideal / seconds,
         "cpu_per_1000": 1000 * (said["cpu"] - _cpu_before(said.pop("samples", []), began)) / len(log),
         "stub_cpu_per_1000": 1000 * report["cpu"] / len(log),

@@ -88,7 +88,7 @@ def draw(results: list[Result], path: Path) -> None:
     panels[1].xaxis.set_major_formatter(matplotlib.ticker.StrMethodFormatter("{x:g}"))
     panels[0].set_yticks(range(len(engines)), [LABELS[engine] for engine in engines])
     panels[0].invert_yaxis()
-    panels[0].legend(loc="lower left", frameon=False, fontsize=9)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(cases), frameon=False, fontsize=9)
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 

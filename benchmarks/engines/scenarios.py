@@ -28,7 +28,10 @@ def poisoned(scale: float, pinned: bool) -> Result:
     found = run("ours", case, settings, pinned=pinned)
     fates = [poison(settings, row) for row in range(case.rows)]
     asked = f"{fates.count('400')} rows always 400, {fates.count('500')} always 500: these fail and no other"
-    return _told(found, asked, f"{_rate(found)}; {found['counts']}, rows by number of requests {found['attempts']}")
+    calm = run("ours", case, CALM, pinned=pinned)
+    measured = f"all good rows answered after {found['good_seconds']:.1f} s, {calm['good_seconds']:.1f} s without poison, the last failure after "
+    measured += f"{found['seconds']:.1f} s; {found['counts']}, rows by number of requests {found['attempts']}"
+    return _told(found, asked, measured)
 
 
 def capacity(scale: float, pinned: bool) -> Result:
