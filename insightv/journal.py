@@ -117,7 +117,7 @@ class Journal:
 
         A key that has a row already, from whichever process, keeps it: use what is returned, so that all agree.
         """
-        if not rows:
+        if not rows and not bills:
             return {}
         encoded = {key: orjson.dumps(row) for key, row in rows.items()}
         with self._write_lock, locked(self.folder / "commit.lock"):

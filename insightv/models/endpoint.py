@@ -42,6 +42,7 @@ class Endpoint:
         self._journal = journal
         self._retry_failed = retry_failed
         self._asked_again: set[str] = set()
+        self._billed = 0
         meter = meter or Meter()
         meter.join(self.stats)
         self._transport = Transport(config, meter, self.stats)
@@ -119,6 +120,10 @@ class Endpoint:
     async def close(self) -> None:
         """End the connections."""
         await self._transport.close()
+        if self._journal and (rest := self.stats.requests - self._billed) > 0:
+            # Sent, but no row came of it: the attempts at what was halted then, and what was sent once more within an attempt.
+            self._journal.put_many({}, {self.identity: Bill(requests=rest)})
+            self._billed += rest
 
     async def _replies(self, messages: Sequence[Message], sampling: Sampling, lacking: list[tuple[int, str]]) -> dict[int, Reply]:
         """Replies by index, asked for in one request as far as the server gives as many, and journalled."""
@@ -138,6 +143,7 @@ class Endpoint:
         if self._journal is None:
             return reply
         requests = len(row["attempts"]) + ("error" not in row) if first else 0
+        self._billed += requests
         usage = reply.usage
         bill = Bill(requests, int("error" in row), usage.prompt, usage.completion, usage.cached, row.get("cost", 0.0))
         standing = await self._journal.put(key, row, bill)
