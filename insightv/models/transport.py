@@ -199,7 +199,7 @@ class Transport:
         # Here, and not when it began to wait: a budget is kept to the request.
         self._meter.admit()
         self._stats.requests += 1
-        return self._open().post(f"{replica.url}/chat/completions", data=body, allow_redirects=False)
+        return self._open().post(replica.target, data=body, allow_redirects=False)
 
     def _failure(self, replica: Replica, response: aiohttp.ClientResponse, reason: str) -> Exception:
         status = response.status
@@ -225,6 +225,8 @@ class Transport:
                 timeout=aiohttp.ClientTimeout(total=self._config.timeout, sock_connect=min(30.0, self._config.timeout)),
                 headers={"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {}),
                 read_bufsize=2**20,
+                # No server of this kind sets cookies; to look for them costs every request.
+                cookie_jar=aiohttp.DummyCookieJar(),
                 # A proxy of the environment leads out of this machine, never to a server on it.
                 trust_env=not local,
             )
