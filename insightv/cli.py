@@ -7,7 +7,7 @@ import errno
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import typer
 from rich.console import Console
@@ -18,6 +18,8 @@ from insightv.models.chat import EndpointDown, Halted
 
 DEMO = Path(__file__).parent.parent / "configs" / "demo.yaml"
 GO_ON = "run the same command to go on, nothing is lost"
+COLUMNS_HELP = "Read our field OURS from the column THEIRS, as in question=query. May be repeated."
+PRESET_HELP = "Layout of the rows: llava, cauldron, cambrian, llava-next-data, plain, vlmevalkit or webdataset; found out by the columns if not given."
 SET_HELP = "Change a setting, as in -o generate.n=5. May be repeated."
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of settings, such as configs/demo.yaml.", show_default=False)]
@@ -75,14 +77,33 @@ def check(config: ConfigFile, overrides: Overrides) -> None:
 
 @app.command("import", rich_help_panel="Parts of a run")
 def import_rows(
-    rows: Annotated[Path, typer.Argument(help="JSON Lines of image, question, answer, options; or LLaVA's JSON.", show_default=False)],
-    out: Annotated[Path, typer.Argument(help="Folder to make, with problems.jsonl, images and rejections.jsonl.", show_default=False)],
+    rows: Annotated[str, typer.Argument(help="File, folder of shards, pattern, hub:NAME:CONFIG:SPLIT, or a mixture as YAML.", show_default=False)],
+    out: Annotated[Path, typer.Argument(help="Folder to make, with problems.jsonl, images, rejections.jsonl and manifest.json.", show_default=False)],
+    columns: Annotated[list[str], typer.Option("--columns", metavar="OURS=THEIRS", help=COLUMNS_HELP, default_factory=list, show_default=False)],
     images: Annotated[Path, typer.Option(help="Folder that the rows' image paths start from.")] = Path(),
+    preset: Annotated[str, typer.Option(help=PRESET_HELP, show_default=False)] = "",
+    name: Annotated[str, typer.Option(help="Name of the source; without it that of the file.", show_default=False)] = "",
+    split: Annotated[str, typer.Option(help="Read this split alone.", show_default=False)] = "",
+    quota: Annotated[int | None, typer.Option(min=1, help="Keep so many problems at most, chosen by a hash of their content.", show_default=False)] = None,
+    licence: Annotated[str, typer.Option(help="Licence of the data, for the manifest.", show_default=False)] = "",
+    on_error: Annotated[Literal["skip", "stop"], typer.Option(help="Whether a broken row is skipped and kept with its reason, or ends the import.")] = "skip",
+    near_duplicates: Annotated[Literal["drop", "keep"], typer.Option(help="What becomes of the same question about nearly the same picture.")] = "drop",
+    distance: Annotated[int, typer.Option(min=0, max=15, help="Bits of 64 in which the looks of near duplicates differ at most.")] = 5,
+    seed: Annotated[int, typer.Option(help="Another seed chooses other problems for a quota.")] = 0,
 ) -> None:
-    """Turn your own rows and images into problems; a row that cannot be one is kept with its reason."""
-    from insightv.datasets.sources import import_folder
+    """Turn data of any common layout into problems; a row that cannot be one is kept with its reason.
 
-    _show(str(out), [import_folder(rows, images, out)])
+    ROWS may be JSON, JSON Lines, TSV, CSV, Parquet, tar archives or a Hugging Face data set; docs/sources.md has a command for each.
+    """
+    from insightv.datasets.importing import import_sources
+    from insightv.datasets.mixture import sources_of
+
+    given = {"preset": preset, "images": images, "name": name, "split": split, "quota": quota, "licence": licence}
+    sources = sources_of(rows, given, columns)
+    report = import_sources(sources, out, on_error=on_error, near_duplicates=near_duplicates, distance=distance, seed=seed)
+    _show(str(out), report.sources)
+    if report.reasons:
+        _show("Rejections", report.reasons)
 
 
 @app.command(rich_help_panel="Parts of a run")
@@ -125,10 +146,19 @@ def report(run: RunFolder) -> None:
 
 @app.command(rich_help_panel="Look at a run")
 def status(run: RunFolder) -> None:
-    """Show the stages of RUN: which are done, and what each did."""
+    """Show the stages of RUN: which are done and what each did, and how far one is that runs in another shell."""
     from insightv import loop
 
     _show(str(run), loop.status(run))
+
+
+@app.command(rich_help_panel="Look at a run")
+def defects(run: RunFolder) -> None:
+    """Show what was wrong with the chains of RUN, also while they are written: each defect with its number and an example."""
+    from insightv import loop
+
+    rows = loop.defects(run)
+    _show(str(run), rows) if rows else typer.echo(f"{run}: no defects so far")
 
 
 @app.command(rich_help_panel="Look at a run")
@@ -157,6 +187,26 @@ def ask(
     for delta in loop.ask(run, image, question, tuple(options or ())):
         console.print(delta.text, end="", style="dim" if delta.kind == "reasoning" else "bold")
     console.print()
+
+
+@app.command(rich_help_panel="Share a run")
+def publish(
+    run: RunFolder,
+    dest: Annotated[str, typer.Argument(help="A folder, or hub:OWNER/NAME for repositories OWNER/NAME-reasoning-data and so on.", show_default=False)],
+    what: Annotated[str, typer.Option(help="Stages, as in reasoning-data,dpo3; without it all data sets and the last pair.", show_default=False)] = "",
+    name: Annotated[str, typer.Option(help="Title of the cards; the folder's or the repositories' name without it.", show_default=False)] = "",
+    public: Annotated[bool, typer.Option("--public/--private", help="Who may see new repositories.")] = False,
+    licence: Annotated[str, typer.Option(help="Licence of what is published, as in cc-by-4.0; the sources' without it.", show_default=False)] = "",
+    language: Annotated[str, typer.Option(help="Language of questions and chains.")] = "en",
+    base: Annotated[str, typer.Option("--base", help="The base model's name on the Hub, as in Qwen/Qwen2.5-VL-7B-Instruct.", show_default=False)] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Write the cards into the run's .work/publish, show what would go where, and stop.")] = False,
+) -> None:
+    """Bring data sets and models of RUN to a folder or to the Hub, each with a card of how it was made; without addresses, keys and folders."""
+    from insightv.publish.write import publish
+
+    names = [stage.strip() for stage in what.split(",") if stage.strip()]
+    _show(dest, publish(run, dest, names, name=name, public=public, licence=licence, language=language, base=base, dry_run=dry_run))
+    typer.echo(f"nothing was sent; the cards are in {run / '.work' / 'publish'}" if dry_run else f"published at {dest}")
 
 
 @world.command()

@@ -48,7 +48,7 @@ def decode(data: bytes, max_pixels: int = 50_000_000) -> Image.Image:
             if getattr(image, "n_frames", 1) > 1:
                 raise ImageError("the image has more than one frame")
             image.load()
-            return _on_white(image)
+            return to_rgb(image)
     except ImageError:
         raise
     except Image.DecompressionBombError:
@@ -56,6 +56,22 @@ def decode(data: bytes, max_pixels: int = 50_000_000) -> Image.Image:
     except Exception as error:
         # Pillow's decoders raise many kinds of error on hostile bytes, none of which tells a user more.
         raise ImageError("the image is damaged and cannot be decoded") from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """The picture that a viewer sees, as 8-bit RGB: transparency is laid on white, 16-bit greys are scaled (Pillow itself would clip them)."""
+    if image.mode.startswith("I;16"):
+        return image.convert("I").point(lambda value: value * (1 / 257) + 0.5).convert("L").convert("RGB")
+    if not see_through(image):
+        return image.convert("RGB")
+    layers = image.convert("RGBA")
+    white = Image.new("RGBA", layers.size, "white")
+    return Image.alpha_composite(white, layers).convert("RGB")
+
+
+def see_through(image: Image.Image) -> bool:
+    """Whether an image has a transparent colour or an alpha channel, be it opaque throughout."""
+    return "A" in image.getbands() or "transparency" in image.info
 
 
 def encode_png(image: Image.Image) -> bytes:
@@ -101,11 +117,3 @@ def resize(image: Image.Image, rule: str) -> Image.Image:
         raise ImageError(f"unknown resize rule {rule!r}: use keep, fit:WxH or max_side:N")
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     return image if size == image.size else image.resize(size, Image.Resampling.BICUBIC)
-
-
-def _on_white(image: Image.Image) -> Image.Image:
-    if "A" not in image.getbands() and "transparency" not in image.info:
-        return image.convert("RGB")
-    layers = image.convert("RGBA")
-    white = Image.new("RGBA", layers.size, "white")
-    return Image.alpha_composite(white, layers).convert("RGB")

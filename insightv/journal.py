@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import math
 import os
 import queue
 import re
@@ -10,6 +11,7 @@ import secrets
 import socket
 import sqlite3
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,13 @@ from insightv.config import UserError
 from insightv.files import explained, locked, sync, try_lock
 
 Row = dict[str, Any]
+
+_LINGER = 0.02
+"""Seconds that a row waits for others to share its commit."""
+_FRESH = 0.1
+"""Seconds in which another process's new file may go unseen by readers."""
+_TICK = 10**9
+"""Nanoseconds after which two changes of a folder have different stamps on any file system."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, row BLOB NOT NULL);
@@ -79,6 +88,7 @@ class Journal:
         self._write_lock = threading.Lock()
         self._readers: dict[str, sqlite3.Connection] = {}
         self._listed = -1
+        self._looked = -math.inf
         self._writer: sqlite3.Connection | None = None
         self._owned: IO[bytes] | None = None
         self._queue: queue.SimpleQueue[_Pending | None] = queue.SimpleQueue()
@@ -88,7 +98,14 @@ class Journal:
 
     def get(self, key: str) -> Row | None:
         """The row of a key, or None."""
-        return self.get_many((key,)).get(key)
+        with self._read_lock:
+            self._list_files()
+            for name, connection in self._readers.items():
+                with _explained_database(self.folder / name):
+                    if found := connection.execute("SELECT row FROM replies WHERE key = ?", (key,)).fetchone():
+                        row: Row = orjson.loads(found[0])
+                        return row
+        return None
 
     def get_many(self, keys: Iterable[str]) -> dict[str, Row]:
         """Those of the keys that have a row, with it."""
@@ -150,7 +167,7 @@ class Journal:
         with self._write_lock, self._read_lock:
             for connection in (*self._readers.values(), *([self._writer] if self._writer else [])):
                 connection.close()
-            self._readers, self._writer, self._listed = {}, None, -1
+            self._readers, self._writer, self._listed, self._looked = {}, None, -1, -math.inf
             if self._owned:
                 self._owned.close()
                 self._owned = None
@@ -174,10 +191,15 @@ class Journal:
                     found.update({key: orjson.loads(data) for key, data in connection.execute(query, (json.dumps(missing),))})
         return found
 
-    def _list_files(self, relist: bool) -> None:
-        """Open the files that appeared since the last look; the folder's time stamp makes most looks one system call."""
+    def _list_files(self, relist: bool = False) -> None:
+        """Open the files that appeared since the last look. Only a commit must see them at once; else a moment's delay spares most looks."""
+        now = time.monotonic()
+        if now - self._looked < _FRESH and not relist:
+            return
+        self._looked = now
         changed = self.folder.stat().st_mtime_ns
-        if changed == self._listed and not relist:
+        # A file that appeared in the same tick of the clock as the last look may have left no other stamp.
+        if changed == self._listed and time.time_ns() - changed > _TICK:
             return
         for path in sorted(self.folder.glob("*.sqlite")):
             if path.name not in self._readers:
@@ -221,9 +243,10 @@ class Journal:
         return _connect(path)
 
     def _commit_groups(self) -> None:
-        """Commit in one transaction whatever came in while the last one was written."""
+        """Commit in one transaction whatever came in while the last one was written, and a moment longer: a commit costs as much as ten rows."""
         while (first := self._queue.get()) is not None:
             group, ended = [first], False
+            time.sleep(_LINGER)
             while not ended and not self._queue.empty():
                 item = self._queue.get()
                 if item is None:

@@ -4,10 +4,13 @@ problems -> chains -> assessment -> data -> two agents -> T x (sample from M_t -
 """
 
 import asyncio
+import json
 import re
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,8 +21,9 @@ from insightv.datasets import reasoning
 from insightv.datasets.sources import read_problems
 from insightv.images import ImageError, decode
 from insightv.models.chat import Delta
-from insightv.processes import Plan, execute, tell
+from insightv.processes import PROGRESS, Plan, execute, tell
 from insightv.records import Problem
+from insightv.replies import DEFECTS
 from insightv.stages import chains, evaluation, sets, start, trainings
 from insightv.stages.context import SHIPPED_BASE, Context
 from insightv.store import Run, Stage, content_hash
@@ -276,9 +280,40 @@ def status(run: Path) -> list[dict[str, object]]:
     made, needed = _made(steps, Run(run)), _needed(steps)
     rows: list[dict[str, object]] = []
     for name in (name for name in steps.steps if name in needed):
-        begun = any((run / ".work").glob(f"{name}-{'?' * 12}"))
-        state = "done" if name in made else "begun" if begun else "to do"
-        rows.append({"stage": name, "state": state, "summary": tell(made[name].summary) if name in made else ""})
+        word = _word(run, name)
+        state, said = ("done", tell(made[name].summary)) if name in made else ("begun", _said(word)) if word is not None else ("to do", "")
+        rows.append({"stage": name, "state": state, "summary": said})
+    return rows
+
+
+def _word(run: Path, name: str) -> dict[str, Any] | None:
+    """What a stage that was begun left in its work folder of how far it is; None if it was not begun."""
+    folders = sorted((run / ".work").glob(f"{name}-{'?' * 12}"), key=lambda folder: folder.stat().st_mtime)
+    if not folders:
+        return None
+    try:
+        word: dict[str, Any] = json.loads((folders[-1] / PROGRESS).read_bytes())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}
+    return word
+
+
+def _said(word: dict[str, Any]) -> str:
+    if not word:
+        return ""
+    age = timedelta(seconds=int(time.time() - word["at"]))
+    return str(word["line"]) + (f"  (said {age} ago)" if age > timedelta(seconds=5) else "")
+
+
+def defects(run: Path) -> list[dict[str, object]]:
+    """What was wrong with the chains of a run's stages, also of one that is under way: each defect with its number of chains and an example."""
+    rows: list[dict[str, object]] = []
+    for name in (name for name in plan(_saved(run)).steps if re.fullmatch(r"generate|.*-chains", name)):
+        path = run / name / "defects.json"
+        found = json.loads(path.read_bytes()) if path.is_file() else (_word(run, name) or {}).get("defects", {})
+        for defect, told in sorted(found.items(), key=lambda item: -int(item[1]["chains"])):
+            example = f"problem {told['problem']}" + (f": {told['said']}" if told["said"] else "")
+            rows.append({"stage": name, "defect": defect, "chains": told["chains"], "what it is": DEFECTS[defect], "example": example})
     return rows
 
 

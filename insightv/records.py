@@ -77,7 +77,7 @@ class Chain(Record):
     defects: tuple[str, ...] = ()
     """Names of what is wrong or was mended: `bad_json`, `truncated`, `repeated_step`, `retried` .."""
     reason: str = ""
-    """For a failed chain: why."""
+    """For a failed chain: why; for a teacher's that is a `defect`: how the reply began that could not be used."""
     text: str = ""
     """The raw completion in `single` mode, byte for byte; training on a model's own tokens needs it."""
     finish: Literal["stop", "length"] = "stop"

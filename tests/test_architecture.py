@@ -21,7 +21,7 @@ LAYERS = (
     ("generation", "datasets", "agents", "scale"),
     ("training", "evaluation", "serving"),
     ("world",),
-    ("stages", "processes", "preflight", "table", "loop", "child", "results"),
+    ("stages", "processes", "preflight", "table", "loop", "child", "results", "publish"),
     ("cli",),
 )
 """From the bottom up. A name stands for a module or for a folder; the longest that fits places a module."""
@@ -32,6 +32,7 @@ ALLOWED = {
     "peft": ("models.vlm", "models.local", "training"),
     "accelerate": ("training",),
     "trl": (),
+    "huggingface_hub": ("publish",),
     "ray": ("scale",),
     "aiohttp.web": ("serving", "world.teacher"),
     "fastapi": ("serving", "world.teacher"),
@@ -153,7 +154,7 @@ def test_help_loads_nothing_heavy() -> None:
         "from insightv.cli import main\n"
         "try:\n    main()\n"
         "except SystemExit as end:\n    assert not end.code, end.code\n"
-        "heavy = {'torch', 'transformers', 'datasets', 'scipy', 'matplotlib', 'pandas', 'aiohttp', 'numpy'} & set(sys.modules)\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'scipy', 'matplotlib', 'pandas', 'aiohttp', 'numpy', 'huggingface_hub'} & set(sys.modules)\n"
         "assert not heavy, f'loaded {sorted(heavy)}'\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60, check=False)

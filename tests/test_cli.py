@@ -11,7 +11,7 @@ from PIL import Image
 from insightv import cli
 from insightv.models.chat import EndpointDown
 
-VERBS = ("demo", "run", "check", "import", "generate", "assess", "build", "train", "evaluate", "report", "results", "status", "ask", "world")
+VERBS = ("demo", "run", "check", "import", "generate", "assess", "build", "train", "evaluate", "report", "results", "status", "ask", "publish", "world")
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -63,6 +63,21 @@ def test_import_turns_rows_and_images_into_problems(monkeypatch: pytest.MonkeyPa
     assert len((tmp_path / "out" / "problems.jsonl").read_text(encoding="utf-8").splitlines()) == 1
     assert len((tmp_path / "out" / "rejections.jsonl").read_text(encoding="utf-8").splitlines()) == 1
     assert "rejections" in capsys.readouterr().out
+
+
+def test_import_says_why_rows_were_left_out_and_can_end_at_the_first(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"query": "One and one?", "label": "2"}\n{"query": "No label?"}\n')
+    columns = ("--columns", "question=query", "--columns", "answer=label")
+    assert call(monkeypatch, "import", str(rows), str(tmp_path / "out"), *columns, "--name", "mine", "--licence", "MIT", "--quota", "3") == 0
+    shown = capsys.readouterr().out
+    assert "no_column" in shown and "row 2: no column 'label'" in shown
+    assert '"licence": "MIT"' in (tmp_path / "out" / "manifest.json").read_text()
+    assert call(monkeypatch, "import", str(rows), str(tmp_path / "stop"), *columns, "--on-error", "stop") == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not (tmp_path / "stop" / "problems.jsonl").exists()
 
 
 def test_the_teacher_needs_a_world(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -1,31 +1,39 @@
-"""From a row of somebody's data to a problem: every field is checked, every image decoded, and nothing is guessed or fetched."""
+"""From a plain row of somebody's data to a problem: every field is checked and nothing is guessed."""
 
+import math
 import re
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
+import orjson
+
 from insightv.answers import MOST_OPTIONS, letter
-from insightv.files import explained
-from insightv.images import ImageError, decode
+from insightv.datasets.formats import RowError
+from insightv.images import digest
 from insightv.records import AnswerType, Problem
-from insightv.store import ImageStore, content_hash
+from insightv.store import content_hash
 
 _NUMBER = re.compile(r"[-+]?(\d+|\d{1,3}(,\d{3})+)?(\.\d+)?\s*%?")
-_FORM_HINT = re.compile(
-    r"\n(answer with the option's letter from the given choices directly|answer the question using a single word or phrase)\.?\s*$", re.IGNORECASE
-)
-"""Endings of LLaVA's instruction data that order a short reply; our prompts say themselves what reply they want."""
 _OPTION_LINE = re.compile(r"^\(?([A-Z])[.):]\s+(\S.*)$")
+_MOST_META = 64 * 2**10
 
 
-class RowError(ValueError):
-    """Why a row cannot become a problem: a fixed name and a detail for the reader."""
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A plain row that was checked but for its images, which nobody has looked at: they stand here as the row names or holds them."""
 
-    def __init__(self, reason: str, detail: str = "") -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.detail = detail
+    question: str
+    options: tuple[str, ...]
+    answers: tuple[str, ...]
+    answer_type: AnswerType
+    images: tuple[Any, ...]
+    meta: dict[str, Any]
+
+    def key(self, seed: int) -> str:
+        """A hash of seed and content: the same wherever the row stands in a file, and before any image is decoded."""
+        images = [digest(bytes(image)) if isinstance(image, bytes) else image for image in map(_content, self.images)]
+        return content_hash([seed, self.question, self.options, self.answers, images])
 
 
 def make_problem(
@@ -43,56 +51,70 @@ def make_problem(
     return Problem.model_validate({"id": content_hash(fields), **fields, "meta": meta or {}})
 
 
-def questions_of(row: Any) -> Iterator[dict[str, Any]]:
-    """A row's questions as plain rows."""
-    if isinstance(row, RowError):
-        raise row
-    if not isinstance(row, dict):
-        raise RowError("bad_row", f"a row is an object, not {type(row).__name__}")
-    if "conversations" not in row:
-        yield row
-        return
-    turns = row["conversations"]
-    if not isinstance(turns, list) or not turns or len(turns) % 2 or not all(isinstance(turn, dict) and isinstance(turn.get("value"), str) for turn in turns):
-        raise RowError("bad_conversation", "conversations are pairs of turns with text in `value`")
-    for asked, said in zip(turns[::2], turns[1::2], strict=True):
-        if (asked.get("from"), said.get("from")) != ("human", "gpt"):
-            raise RowError("bad_conversation", "turns alternate between human and gpt")
-        rest = {name: row[name] for name in ("image", "images", "meta") if name in row}
-        yield {"question": _FORM_HINT.sub("", asked["value"].strip()), "answer": said["value"].strip(), **rest}
-
-
-def problem_of(fields: dict[str, Any], folder: Path, images: ImageStore, source: str) -> Problem:
-    """A plain row as a problem, its images stored; raises `RowError`."""
+def draft_of(fields: dict[str, Any]) -> Draft:
+    """A plain row, checked; raises `RowError`. Options may stand in the question as lines `A. text`; answers to them may be letters or texts."""
     question = fields.get("question")
     if not isinstance(question, str) or not question.replace("<image>", "").strip():
-        raise RowError("no_question")
+        raise RowError("no_question", f"no text in `question`; the row has {', '.join(fields)}"[:300])
     question, options = _options(question.strip(), fields.get("options"))
     answers = _texts(fields.get("answers", fields.get("answer")))
+    if (index := fields.get("answer_index")) is not None:
+        answers = [_indexed(index, options)]
     if not answers:
         raise RowError("no_answer")
     if options:
         answers = [_letter(answer, options) for answer in answers]
-    paths = _texts(fields.get("images", fields.get("image")))
-    if question.count("<image>") > len(paths):
-        raise RowError("image_missing", f"{question.count('<image>')} <image> marks for {len(paths)} images")
+    images = _listed(fields.get("images", fields.get("image")))
+    if question.count("<image>") > len(images):
+        raise RowError("image_missing", f"{question.count('<image>')} <image> marks for {len(images)} images")
     kind = fields.get("answer_type") or _answer_type(answers, options)
     if kind not in ("choice", "number", "yes_no", "text") or (kind == "choice") != bool(options):
         raise RowError("bad_answer_type", f"{kind!r} with {len(options)} options")
-    meta = fields.get("meta") or {}
+    return Draft(question, tuple(options), tuple(answers), kind, tuple(images), _checked_meta(fields.get("meta") or {}))
+
+
+def _content(image: Any) -> Any:
+    """What an image is known by before it is read: its bytes, else its name."""
+    if isinstance(image, dict):
+        image = image.get("bytes") or image.get("path")
+    return image if isinstance(image, bytes | str) else str(type(image))
+
+
+def _checked_meta(meta: Any) -> dict[str, Any]:
     if not isinstance(meta, dict):
         raise RowError("bad_meta", "meta is an object")
-    digests = [_image(path, folder, images) for path in paths]
-    return make_problem(question, answers, images=digests, options=options, answer_type=kind, source=source, meta=meta)
+    try:
+        text = orjson.dumps(meta)
+    except (TypeError, ValueError) as error:
+        raise RowError("bad_meta", f"meta is no JSON: {error}") from None
+    if len(text) > _MOST_META:
+        raise RowError("bad_meta", f"meta has {len(text)} bytes, more than {_MOST_META}")
+    return dict(orjson.loads(text))
+
+
+def _listed(value: Any) -> list[Any]:
+    """One value or a list as a list, without what is null or blank."""
+    values = list(value) if isinstance(value, list | tuple) else [value]
+    return [item for item in values if item is not None and not (isinstance(item, str) and not item.strip())]
+
+
+def _indexed(index: Any, options: list[str]) -> str:
+    if isinstance(index, str) and index.isdecimal():
+        index = int(index)
+    if not isinstance(index, int) or not 0 <= index < len(options):
+        raise RowError("bad_answer", f"answer_index {index!r} is no place, from 0, among {len(options)} options")
+    return letter(index)
 
 
 def _texts(value: Any) -> list[str]:
     """One value or a list as texts, without empty ones and repetitions."""
-    values = value if isinstance(value, list) else [] if value is None else [value]
     texts = []
-    for item in values:
+    for item in _listed(value):
         if isinstance(item, bool):
             item = "yes" if item else "no"
+        if isinstance(item, float) and math.isnan(item):
+            # How pandas writes an empty cell.
+            continue
         if not isinstance(item, str | int | float):
             raise RowError("bad_value", f"a text or number is wanted, not {type(item).__name__}")
         texts.append(str(item).strip())
@@ -116,7 +138,7 @@ def _options(question: str, given: Any) -> tuple[str, list[str]]:
     tail.reverse()
     if len(tail) < 2 or not lines or [match[1] for match in tail] != [letter(place) for place in range(len(tail))]:
         return question, []
-    return "\n".join(lines).strip(), [match[2].strip() for match in tail]
+    return re.sub(r"\n(choices|options):$", "", "\n".join(lines).strip(), flags=re.IGNORECASE), [match[2].strip() for match in tail]
 
 
 def _letter(answer: str, options: list[str]) -> str:
@@ -136,24 +158,3 @@ def _answer_type(answers: list[str], options: list[str]) -> AnswerType:
     if all(answer.casefold() in ("yes", "no") for answer in answers):
         return "yes_no"
     return "number" if all(_NUMBER.fullmatch(answer) and re.search(r"\d", answer) for answer in answers) else "text"
-
-
-def _image(name: str, folder: Path, images: ImageStore) -> str:
-    """The digest of an image file, stored once it is known to decode."""
-    try:
-        path = (folder / name).resolve()
-        present = path.is_file()
-    except (ValueError, OSError):
-        # A name that no file system takes: too long, or with a zero byte.
-        raise RowError("image_missing", f"{name[:80]!r} is not a file name") from None
-    if not path.is_relative_to(folder.resolve()):
-        raise RowError("image_outside", f"{name} lies outside the image folder")
-    if not present:
-        raise RowError("image_missing", f"no image {name} in the image folder")
-    with explained(path):
-        data = path.read_bytes()
-    try:
-        decode(data)
-    except ImageError as error:
-        raise RowError("bad_image", f"{name}: {error}") from None
-    return images.add(data)

@@ -83,7 +83,7 @@ def build(
             unpaired.pop(side, None)
     for candidate in unpaired.values():
         reason = _why(candidate, met.get(candidate.chain.id, set()), settings)
-        rejections.append(candidate.reject(reason, candidate.chain.reason or ", ".join(candidate.chain.defects)))
+        rejections.append(candidate.reject(reason, candidate.fault))
     rows = sorted((_row(pair, prompts) for pair in kept), key=lambda row: str(row["id"]))
     return rows, rejections, _summary(kept, pairs)
 

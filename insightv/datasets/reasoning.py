@@ -30,7 +30,7 @@ def select(rated: Rated, settings: ReasoningDataConfig) -> tuple[list[Candidate]
         usable = []
         for candidate in candidates:
             if reason := unusable(candidate, settings.min_score):
-                rejections.append(candidate.reject(reason, candidate.chain.reason or ", ".join(candidate.chain.defects)))
+                rejections.append(candidate.reject(reason, candidate.fault))
             else:
                 usable.append(candidate)
         if not usable:

@@ -50,6 +50,13 @@ class Candidate:
         return self.score.value if self.score else None
 
     @property
+    def fault(self) -> str:
+        """What is wrong with the chain itself, for the detail of a rejection; empty if nothing."""
+        if self.chain.status == "failed":
+            return self.chain.reason
+        return "; ".join(filter(None, [", ".join(self.chain.defects), self.chain.reason]))
+
+    @property
     def trace(self) -> dict[str, Any]:
         """Whence a row comes: chain, model, how it ended, verdict and score."""
         verdict, score = self.verdict, self.score

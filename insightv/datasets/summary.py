@@ -72,7 +72,7 @@ def _teacher_strata(teacher: Rated, settings: SummaryDataConfig, rejections: lis
         if kind in strata:
             strata[kind].append(candidate)
         else:
-            rejections.append(candidate.reject(kind, candidate.chain.reason or ", ".join(candidate.chain.defects)))
+            rejections.append(candidate.reject(kind, candidate.fault))
     return strata
 
 

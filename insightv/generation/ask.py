@@ -23,6 +23,8 @@ class Asked(Generic[T]):
     usage: Usage
     failure: str = ""
     """Why a request failed for good."""
+    said: str = ""
+    """The last reply."""
 
     @property
     def usable(self) -> bool:
@@ -34,19 +36,20 @@ async def ask(
     chat: Chat, messages: Callable[[str | None], list[Message]], read: Callable[[str], tuple[T, tuple[str, ...]]], samplings: list[Sampling]
 ) -> Asked[T]:
     """Ask with each sampling in turn until a reply is usable; `messages` gets what was wrong with the reply before."""
-    error, usage = None, Usage()
+    error, usage, said = None, Usage(), ""
     value, defects = None, tuple[str, ...]()
     for attempt, sampling in enumerate(samplings):
         [reply] = await chat.complete(messages(error), sampling)
         usage = total_usage(usage, reply.usage)
         if reply.finish == "failed":
             return Asked(None, ("request_failed",), usage, reply.error or "the request failed")
-        value, found = read(reply.text)
+        said = reply.text
+        value, found = read(said)
         defects = unique((*found, *(["truncated"] if reply.finish == "length" else []), *(["retried"] if attempt else [])))
         if MENDED.issuperset(defects):
             break
         error = "; ".join(DEFECTS[name] for name in defects if name not in MENDED)
-    return Asked(value, defects, usage)
+    return Asked(value, defects, usage, said=said)
 
 
 def decoding(settings: SamplingConfig, seed: int, *, n: int = 1, schema: Mapping[str, Any] | None = None) -> Sampling:

@@ -13,10 +13,11 @@ from insightv.models.chat import Chat, Message, Reply, Sampling, request_key
 from insightv.models.together import together
 from insightv.prompts import CONCLUSION_SCHEMA, STEP_SCHEMA, conclusion_messages, generator_messages, parse_conclusion, parse_step, reasoner_messages
 from insightv.records import Chain, ChainStatus, Problem, Step
-from insightv.replies import MENDED, unique
+from insightv.replies import MENDED, unique, valid_unicode
 from insightv.store import content_hash, derive_seed
 
 _LOOP_WORDS, _LOOP_TIMES = 8, 5
+_SAID = 200
 
 
 async def paths(problem: Problem, chat: Chat, settings: GenerateConfig, *, seed: int) -> list[Chain]:
@@ -113,7 +114,7 @@ async def _with_step(chain: Chain, problem: Problem, chat: Chat, settings: Gener
     if asked.failure:
         return _grown(chain, usage=usage, defects=defects, status="failed", reason=asked.failure)
     if step is None or not asked.usable:
-        return _grown(chain, usage=usage, defects=defects)
+        return _grown(chain, usage=usage, defects=defects, reason=_unusable(asked.said))
     if step.action == "summary" and len(chain.steps) + 1 < settings.min_steps:
         step, defects = step.model_copy(update={"action": "continue"}), (*defects, "early_summary")
     return _grown(chain, usage=usage, defects=defects, steps=(*chain.steps, step))
@@ -130,7 +131,13 @@ async def _with_conclusion(chain: Chain, problem: Problem, chat: Chat, settings:
     if asked.failure:
         return _grown(chain, usage=usage, defects=defects, status="failed", reason=asked.failure)
     conclusion, answer = asked.value or ("", "")
-    return _grown(chain, usage=usage, defects=defects, conclusion=conclusion, answer=answer)
+    reason = "" if asked.usable else _unusable(asked.said)
+    return _grown(chain, usage=usage, defects=defects, conclusion=conclusion, answer=answer, reason=reason)
+
+
+def _unusable(said: str) -> str:
+    """The beginning of a reply in one line, for whoever looks why a model does not keep to the format."""
+    return f"unusable: {' '.join(valid_unicode(said)[0][:_SAID].split())}"
 
 
 def _closing(chain: Chain) -> bool:

@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import AsyncIterator, Container, Sequence
+from collections.abc import AsyncIterator, Container, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -48,6 +48,7 @@ class Endpoint:
         self._part = ImageParts(images, config.images)
         # By schema: whether a request that carried it was ever answered; none while nobody knows.
         self._schemas: dict[str, bool] = {}
+        self._shapes: dict[int, tuple[Any, str]] = {}
 
     @property
     def identity(self) -> str:
@@ -125,19 +126,22 @@ class Endpoint:
         while lacking:
             rows = await self._ask(messages, sampling, lacking[0][0], len(lacking))
             stored = [self._stored(key, row, first=not place) for place, ((_, key), row) in enumerate(zip(lacking, rows, strict=False))]
-            for (index, _), row in zip(lacking, await together(stored) if len(stored) > 1 else [await stored[0]], strict=False):
-                found[index] = read_row(row)
-                self.stats.failed += found[index].finish == "failed"
+            for (index, _), reply in zip(lacking, await together(stored) if len(stored) > 1 else [await stored[0]], strict=False):
+                found[index] = reply
+                self.stats.failed += reply.finish == "failed"
             lacking = lacking[len(rows) :]
         return found
 
-    async def _stored(self, key: str, row: Json, first: bool) -> Json:
-        """The row that stands after the commit; the bill of a request stands beside its first row."""
+    async def _stored(self, key: str, row: Json, first: bool) -> Reply:
+        """What the row means that stands after the commit; the bill of a request stands beside its first row."""
+        reply = read_row(row)
         if self._journal is None:
-            return row
-        usage = read_usage(row.get("usage"))
+            return reply
         requests = len(row["attempts"]) + ("error" not in row) if first else 0
-        return await self._journal.put(key, row, Bill(requests, int("error" in row), usage.prompt, usage.completion, usage.cached, row.get("cost", 0.0)))
+        usage = reply.usage
+        bill = Bill(requests, int("error" in row), usage.prompt, usage.completion, usage.cached, row.get("cost", 0.0))
+        standing = await self._journal.put(key, row, bill)
+        return reply if standing is row else read_row(standing)
 
     def _journalled(self, messages: Sequence[Message], sampling: Sampling, index: int) -> tuple[str, Json | None]:
         """The row that stands for a request, or None and the key to ask under: each wish to retry has a key of its own."""
@@ -160,7 +164,7 @@ class Endpoint:
         """Up to `n` raw replies, or `n` rows with an `error`; `attempts` holds what went wrong before, `cost` the price of the request."""
         attempts: list[str] = []
         begun = time.monotonic()
-        shape = content_hash(sampling.schema) if sampling.schema is not None else ""
+        shape = self._shape(sampling.schema)
         schema = bool(shape) and self._schemas.get(shape, True)
         images = [part.digest for message in messages for part in message.parts if isinstance(part, Image)]
         prefix = hash(tuple(messages[:2])) if self._config.replicas else 0
@@ -192,6 +196,15 @@ class Endpoint:
                 cost = self._count(read_usage(rows[0]["usage"]))
                 told = {"model": self.identity, "attempts": attempts}
                 return [row | told | ({"cost": cost} if cost and not place else {}) for place, row in enumerate(rows)]
+
+    def _shape(self, schema: Mapping[str, Any] | None) -> str:
+        """A schema's hash; that of one object is taken once."""
+        if schema is None:
+            return ""
+        if id(schema) not in self._shapes:
+            # With the object itself, so that no other takes its id.
+            self._shapes[id(schema)] = schema, content_hash(schema)
+        return self._shapes[id(schema)][1]
 
     def _failed(self, error: str, attempts: list[str], n: int) -> list[Json]:
         return [{"error": error, "model": self.identity, "attempts": attempts}] * n

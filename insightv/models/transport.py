@@ -124,7 +124,9 @@ class Transport:
         replica = await self._place(0)
         try:
             with self._pool.held(replica):
-                async with self._response(replica, body) as response:
+                async with self._request(replica, body) as response:
+                    if response.status != 200:
+                        raise self._failure(replica, response, error_text(await response.read()))
                     yield response.content
         except _UNREACHABLE as error:
             raise EndpointDown(f"{replica.url} cannot be reached: {error}") from error
@@ -177,8 +179,10 @@ class Transport:
         return data
 
     async def _read(self, replica: Replica, body: bytes) -> bytes:
-        async with self._response(replica, body) as response:
-            data = await response.read()
+        async with self._request(replica, body) as response:
+            data: bytes = await response.read()
+            if response.status != 200:
+                raise self._failure(replica, response, error_text(data))
         replica.limit.served()
         return data
 
@@ -191,15 +195,11 @@ class Transport:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise EndpointDown(f"{replica.url} cannot be reached: {error or type(error).__name__}") from error
 
-    @contextlib.asynccontextmanager
-    async def _response(self, replica: Replica, body: bytes) -> AsyncIterator[aiohttp.ClientResponse]:
+    def _request(self, replica: Replica, body: bytes) -> Any:
         # Here, and not when it began to wait: a budget is kept to the request.
         self._meter.admit()
         self._stats.requests += 1
-        async with self._open().post(f"{replica.url}/chat/completions", data=body, allow_redirects=False) as response:
-            if response.status != 200:
-                raise self._failure(replica, response, error_text(await response.read()))
-            yield response
+        return self._open().post(f"{replica.url}/chat/completions", data=body, allow_redirects=False)
 
     def _failure(self, replica: Replica, response: aiohttp.ClientResponse, reason: str) -> Exception:
         status = response.status

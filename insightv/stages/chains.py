@@ -22,7 +22,7 @@ from insightv.records import Chain, Problem, Score, Verdict
 from insightv.scale import completed, run
 from insightv.sorting import Sorter
 from insightv.stages.context import Context, Summary
-from insightv.stages.live import Live
+from insightv.stages.live import Defects, Live
 from insightv.store import read_manifest, read_records
 from insightv.world.truth import chain_truth
 
@@ -154,11 +154,11 @@ def _keep_chains(work: Path, kept: Sorter) -> Summary:
     """Write the chains in order, unless all failed: then the address or the model's name is wrong, and nothing below could work with them."""
     _write(work / "chains.jsonl", kept)
     reasons: Counter[str] = Counter()
-    defects: Counter[str] = Counter()
+    defects = Defects()
 
     def counted() -> Iterator[Chain]:
         for chain in read_records(work / "chains.jsonl", Chain):
-            defects.update(chain.defects)
+            defects.add(chain)
             reasons.update([chain.reason] if chain.status == "failed" else [])
             yield chain
 
@@ -168,7 +168,9 @@ def _keep_chains(work: Path, kept: Sorter) -> Summary:
         [(reason, count)] = reasons.most_common(1)
         why = " ".join(reason.split())[:300]
         raise UserError(f"all {failed} chains failed, {count} of them with: {why}; mend this, then run the same command with --retry-failed")
-    return {**figures, "failed": failed, "defects": dict(sorted(defects.items()))}
+    found = dict(sorted(defects.found.items()))
+    (work / "defects.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    return {**figures, "failed": failed, "defects": {name: defect["chains"] for name, defect in found.items()}}
 
 
 def _finish(work: Coroutine[Any, Any, None], *chats: Endpoint) -> None:

@@ -1,16 +1,18 @@
 """What a stage that asks endpoints tells while it runs."""
 
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from insightv.models.meter import Stats, total
 from insightv.records import Chain
-from insightv.replies import MENDED
 
 _EVERY = 0.25
 """Seconds between two reports: drawing them costs more than counting."""
+
+
+_SAID = 300
+"""Characters of an example that are shown."""
 
 
 class Live:
@@ -22,13 +24,13 @@ class Live:
         self._stats = list(stats)
         self._done = 0
         self._steps = 0
-        self._defects: Counter[str] = Counter()
+        self._defects = Defects()
         self._last = 0.0
 
     def chain(self, chain: Chain) -> None:
         """Hear of a chain."""
         self._steps += len(chain.steps)
-        self._defects.update(name for name in chain.defects if name not in MENDED)
+        self._defects.add(chain)
 
     def done(self, count: int) -> None:
         """So many more pieces are done."""
@@ -36,7 +38,7 @@ class Live:
         now = time.monotonic()
         if now - self._last >= _EVERY or self._done == self._of:
             self._last = now
-            self._report({"step": self._done, "of": self._of, **self._told()})
+            self._report({"step": self._done, "of": self._of, **self._told(), "found": self._defects.found})
 
     def _told(self) -> dict[str, Any]:
         told: dict[str, Any] = {"steps": self._steps} if self._steps else {}
@@ -46,7 +48,24 @@ class Live:
             told |= {"cached": f"{now.cached / now.prompt:.0%}"} if now.cached else {}
             told |= {"spend": f"{now.spend:.2f}"} if now.spend else {}
             told |= {name: value for name, value in (("retries", now.retries), ("failed", now.failed), ("journal", now.journalled)) if value}
-        return told | ({"defects": self._defects.total()} if self._defects else {})
+        return told | ({"defects": self._defects.broken} if self._defects.broken else {})
+
+
+class Defects:
+    """How often each defect came, with the first chain that has it as an example."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, dict[str, Any]] = {}
+        """By name: `chains`, and of the example `problem`, `chain`, and what it `said`."""
+        self.broken = 0
+        """Chains that are not usable."""
+
+    def add(self, chain: Chain) -> None:
+        """Hear of a chain."""
+        self.broken += chain.status != "ok"
+        for name in chain.defects:
+            example = {"chains": 0, "problem": chain.problem_id, "chain": chain.id, "said": chain.reason or chain.text[:_SAID]}
+            self.found.setdefault(name, example)["chains"] += 1
 
 
 def short(count: int) -> str:

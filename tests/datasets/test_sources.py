@@ -1,4 +1,5 @@
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,8 @@ from PIL import Image
 from insightv.config import UserError
 from insightv.datasets import sources
 from insightv.datasets.foreign import make_problem
+from insightv.datasets.importing import import_sources
+from insightv.datasets.mixture import Source
 from insightv.store import ImageStore
 
 
@@ -19,16 +22,21 @@ def folder(tmp_path: Path) -> Path:
     Image.new("RGB", (9, 7), "red").save(images / "red.png")
     Image.new("RGB", (9, 7), "blue").save(images / "blue.jpg")
     (images / "fake.png").write_text("no picture")
-    Image.new("RGB", (5, 5)).save(images / "moving.gif")
+    frames = [Image.new("RGB", (5, 5), colour) for colour in ("red", "blue")]
+    frames[0].save(images / "moving.gif", save_all=True, append_images=frames[1:])
     Image.new("RGB", (5, 5)).save(tmp_path / "outside.png")
     return images
 
 
 def imported(tmp_path: Path, folder: Path, rows: list[Any], name: str = "rows.jsonl") -> tuple[list[Any], list[Any]]:
+    """Problems and rejections of rows written to a file; no problem at all is no error here."""
     path = tmp_path / name
     lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
     path.write_text(json.dumps(rows) if name.endswith(".json") else "\n".join(lines))
-    return sources.import_rows(path, folder, ImageStore(tmp_path / "images"))
+    with suppress(UserError):
+        import_sources([Source(path=str(path), images=folder)], tmp_path)
+    rejections = [json.loads(line) for line in (tmp_path / "rejections.jsonl").read_text().splitlines()]
+    return list(sources.read_problems(tmp_path / "problems.jsonl")), rejections
 
 
 def test_a_plain_row_becomes_a_problem_with_its_images_stored(tmp_path: Path, folder: Path) -> None:
@@ -88,7 +96,7 @@ def test_a_bad_row_is_rejected_by_its_reason_and_the_next_is_read(tmp_path: Path
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ({"question": "q", "answer": "x", "image": "moving.gif"}, "bad_image"),
+        ({"question": "q", "answer": "x", "image": "moving.gif"}, "image_animated"),
         ({"question": "q", "answer": "x", "image": "a\0b"}, "image_missing"),
         ({"question": "q", "answer": "x", "image": "a" * 5000}, "image_missing"),
         ({"question": "q", "answer": "x", "image": "/etc/hostname"}, "image_outside"),
@@ -128,7 +136,9 @@ def test_ids_are_hashes_of_the_content_but_not_of_meta() -> None:
 def test_an_import_leaves_problems_images_and_rejections_in_a_folder(tmp_path: Path, folder: Path) -> None:
     path = tmp_path / "mine.jsonl"
     path.write_text('{"question": "q", "answer": "x", "image": "red.png"}\nnot json\n')
-    assert sources.import_folder(path, folder, tmp_path / "out") == {"problems": 1, "rejections": 1}
+    report = import_sources([Source(path=str(path), images=folder)], tmp_path / "out")
+    assert report.sources == [{"source": "mine", "rows": 2, "problems": 1, "rejections": 1, "beyond quota": 0}]
+    assert [(row["reason"], row["count"]) for row in report.reasons] == [("bad_json", 1)]
     (problem,) = sources.read_problems(tmp_path / "out" / "problems.jsonl")
     assert ImageStore(tmp_path / "out" / "images").get(problem.images[0]) == (folder / "red.png").read_bytes()
     assert json.loads((tmp_path / "out" / "rejections.jsonl").read_text())["reason"] == "bad_json"
@@ -146,10 +156,10 @@ def test_what_the_user_can_mend_is_said_in_one_line(tmp_path: Path, folder: Path
     bad.write_text("nonsense\n")
     attempts = {
         "comes twice": lambda: list(sources.read_problems(twice)),
-        "no file to import": lambda: sources.import_rows(tmp_path / "none.jsonl", folder, ImageStore(tmp_path / "images")),
-        "not valid JSON": lambda: sources.import_rows(broken, folder, ImageStore(tmp_path / "images")),
-        "list of rows": lambda: sources.import_rows(one, folder, ImageStore(tmp_path / "images")),
-        "no row of": lambda: sources.import_folder(bad, folder, tmp_path / "out"),
+        "no file to import": lambda: import_sources([Source(path=str(tmp_path / "none.jsonl"))], tmp_path / "out"),
+        "not valid JSON": lambda: import_sources([Source(path=str(broken))], tmp_path / "out"),
+        "list of rows": lambda: import_sources([Source(path=str(one))], tmp_path / "out"),
+        "no row of": lambda: import_sources([Source(path=str(bad))], tmp_path / "out"),
     }
     for message, attempt in attempts.items():
         with pytest.raises(UserError, match=message) as caught:
