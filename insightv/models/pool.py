@@ -7,8 +7,6 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 
-from yarl import URL
-
 from insightv.models.limits import Limit
 
 TURN: ContextVar[int] = ContextVar("turn", default=0)
@@ -25,7 +23,6 @@ class Replica:
 
     def __init__(self, url: str, most: int) -> None:
         self.url = url
-        self.target = URL(f"{url}/chat/completions")
         self.limit = Limit(most)
         self.taken = 0
         self.outage: asyncio.Task[None] | None = None

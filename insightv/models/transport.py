@@ -199,7 +199,7 @@ class Transport:
         # Here, and not when it began to wait: a budget is kept to the request.
         self._meter.admit()
         self._stats.requests += 1
-        return self._open().post(replica.target, data=body, allow_redirects=False)
+        return self._open().post(f"{replica.url}/chat/completions", data=body, allow_redirects=False)
 
     def _failure(self, replica: Replica, response: aiohttp.ClientResponse, reason: str) -> Exception:
         status = response.status
