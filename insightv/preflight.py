@@ -160,7 +160,9 @@ async def _write(problem: Problem, chat: Endpoint, config: Config) -> Piece:
     if chain.status == "ok":
         return Piece(said, spent={1: spent}, chain=chain)
     defects = "; ".join(DEFECTS[name] for name in chain.defects if name not in MENDED)
-    return Piece(said, trouble=chain.reason or f"the chain is not usable after {config.generate.step_tries} tries: {defects}")
+    if chain.status == "failed":
+        return Piece(said, trouble=chain.reason)
+    return Piece(said, trouble=f"the chain is not usable after {config.generate.step_tries} tries: {defects}; {chain.reason}")
 
 
 async def _judge(problem: Problem, chat: Endpoint, config: Config) -> Piece:

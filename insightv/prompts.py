@@ -223,12 +223,13 @@ def single_completion(chain_text: str, answer: str) -> str:
 
 
 def _progress(problem: Problem, steps: Sequence[Step], request: str, error: str | None) -> list[Message]:
-    messages = [text_message("system", GENERATOR_INSTRUCTION)]
-    opening: tuple[tuple[str, bool], ...] = ((ask(problem), True), ("\n\n", False))
-    for step in steps:
-        messages += [Message("user", _parts(problem, [*opening, (NEXT_STEP, False)])), text_message("assistant", step.model_dump_json())]
-        opening = ()
-    return [*messages, Message("user", _parts(problem, [*opening, (request + _complaint(error), False)]))]
+    requests = [*(NEXT_STEP for _ in steps), request + _complaint(error)]
+    # Image and question stand in the first turn alone: what is sent again is paid again.
+    opening = Message("user", _parts(problem, [(ask(problem), True), (f"\n\n{requests[0]}", False)]))
+    messages = [text_message("system", GENERATOR_INSTRUCTION), opening]
+    for step, following in zip(steps, requests[1:], strict=True):
+        messages += [text_message("assistant", step.model_dump_json()), text_message("user", following)]
+    return messages
 
 
 def _complaint(error: str | None) -> str:

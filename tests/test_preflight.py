@@ -193,7 +193,8 @@ def test_a_chain_or_a_reply_that_cannot_be_used_is_a_failure_with_its_defects(sc
     monkeypatch.setattr(script, "_say", lambda role, *_: {"summary": ""} if role != "probe" else {"answer": "ready"})
     rows = checked()
     assert not any(row["ready"] for row in rows.values())
-    assert rows["generator"]["reasons"] == ["the chain is not usable after 3 tries: a required text is empty; a required key is missing"]
+    said = 'the chain is not usable after 3 tries: a required text is empty; a required key is missing; unusable: {"summary": ""}'
+    assert rows["generator"]["reasons"] == [said]
     assert rows["judge"]["reasons"] == ["not judged: a required key is missing"]
 
 

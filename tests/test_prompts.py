@@ -72,6 +72,8 @@ def test_every_generator_request_begins_with_the_one_before() -> None:
     closing = conclusion_messages(PROBLEM, STEPS)
     assert closing[:-1] == requests[2][:-1]
     assert (text_of(requests[2][-1]), text_of(closing[-1])) == (NEXT_STEP, CONCLUDE)
+    # An image that every turn sent again would be paid again in every step.
+    assert [part for message in closing for part in message.parts if isinstance(part, Image)] == [Image(name) for name in PROBLEM.images]
     roles = [message.role for message in closing]
     assert roles == ["system", "user", "assistant", "user", "assistant", "user"]
 

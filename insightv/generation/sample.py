@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 
 from insightv.answers import normalise
 from insightv.chain_text import parse_chain
@@ -93,7 +93,11 @@ def repeats(step: Step, earlier: Sequence[Step]) -> bool:
 
 def _said(step: Step) -> tuple[str, str]:
     # Two titles may rightly lead to one text: counts of two things can both be none.
-    return normalise(step.summary), normalise(step.reasoning)
+    return _plain(step.summary), _plain(step.reasoning)
+
+
+_plain = lru_cache(4096)(normalise)
+"""Each step is compared with all before it, so an early one over and over."""
 
 
 def _repetitions(steps: Sequence[Step], text: str) -> list[str]:
