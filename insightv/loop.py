@@ -274,6 +274,11 @@ def _saved(run: Path, advice: str = "") -> Config:
     return load_config(run / "config.yaml")
 
 
+def journal_of(place: Path) -> Path:
+    """The folder of a run's journal; a folder that is no run's is taken for the journal's own."""
+    return (_saved(place).journal or place / "journal") if (place / "config.yaml").is_file() else place
+
+
 def status(run: Path) -> list[dict[str, object]]:
     """The stages of a run, whether they are done, and what each said of itself."""
     steps = plan(_saved(run))

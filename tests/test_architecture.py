@@ -14,7 +14,7 @@ PACKAGE = ROOT / "insightv"
 
 LAYERS = (
     ("records", "config", "images", "files", "cache", "sorting"),
-    ("answers", "replies", "chain_text", "journal", "store"),
+    ("answers", "replies", "chain_text", "journal", "bookkeeping", "store"),
     ("models.chat",),
     ("prompts",),
     ("models",),
