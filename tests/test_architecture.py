@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "insightv"
 
 LAYERS = (
-    ("records", "config", "images", "files", "cache"),
+    ("records", "config", "images", "files", "cache", "wording", "numerals", "units", "quantities", "moments", "sentences"),
     ("answers", "replies", "chain_text", "journal", "store"),
     ("models.chat",),
     ("prompts",),
