@@ -22,7 +22,7 @@ _LEAD_IN = re.compile(
     r"|^(?:所以|因此)?[,\uff0c]?(?:最终|正确)?(?:答案|选项|答え|回答)(?:应该|应)?(?:是|为|選|选|は|[:=\uff1a])[:\uff1a]?\s*|^(?:应该?)?[选選](?=[A-Za-z])",
     re.IGNORECASE,
 )
-_IT_IS = re.compile(r"(?:it\s+is|it's|this\s+is|that\s+is|that's|they\s+are|they're|these\s+are|those\s+are)\s+(?=\S)", re.IGNORECASE)
+_IT_IS = re.compile(r"^\s*(?:it\s+is|it's|this\s+is|that\s+is|that's|they\s+are|they're|these\s+are|those\s+are)\s+(?=\S)", re.IGNORECASE)
 _OUTPUT = re.compile(r"<output>(.*?)</output>", re.DOTALL)
 _ANSWER_LINE = re.compile(r"^[^\w\n]{0,9}(?:(?:final\s+)?answer|(?:最终|正确)?答案|答え)[^\w\n]{0,9}?[:=\uff1a]\s{0,9}(\S.*)$", re.IGNORECASE | re.MULTILINE)
 _LETTER = re.compile(
@@ -144,5 +144,4 @@ def _same(answer: str, accepted: str, question: str, *, count: bool) -> bool | N
     moment = same_moment(answer, accepted)
     if moment is not None:
         return moment
-    bare = _IT_IS.sub("", answer.strip(), count=1) if _IT_IS.match(answer.strip()) else answer
-    return same_text(answer, accepted) or same_text(bare, accepted) or same_list(answer, accepted, question) or None
+    return same_text(answer, accepted) or same_text(_IT_IS.sub("", answer), accepted) or same_list(answer, accepted, question) or None

@@ -206,19 +206,22 @@ def _keep_chains(work: Path, chains: list[Chain]) -> Summary:
 
 
 def assess_chains(context: Context, work: Path, source: str, split: str, *, score: bool = True) -> Summary:
-    """Verdicts of a stage's chains and, unless told not to, scores of those found correct, all of a problem in one request."""
+    """Verdicts of a stage's chains and, unless told not to, scores of those found correct, all of a problem together.
+
+    With several shuffles, `ratings.jsonl` holds the score of each order, of which those in `scores.jsonl` are the means.
+    """
     config = context.config
     known = {problem.id: problem for problem in context.problems(split)}
     groups: dict[str, list[Chain]] = {}
     for chain in context.chains(source):
         groups.setdefault(chain.problem_id, []).append(chain)
 
-    async def judge_all(judge: Endpoint, scorer: Endpoint) -> list[tuple[list[Verdict], list[Score]]]:
-        async def one(name: str) -> tuple[list[Verdict], list[Score]]:
+    async def judge_all(judge: Endpoint, scorer: Endpoint) -> list[tuple[list[Verdict], list[list[Score]]]]:
+        async def one(name: str) -> tuple[list[Verdict], list[list[Score]]]:
             chains = groups[name]
-            verdicts = [await assess.verdict(known[name], chain, judge, config.assess, config.seed) for chain in chains]
+            verdicts = await assess.verdicts(known[name], chains, judge, config.assess, config.seed)
             correct = [chain for chain, verdict in zip(chains, verdicts, strict=True) if verdict.correct and chain.status == "ok"]
-            return verdicts, await assess.scores(known[name], correct, scorer, config.assess, config.seed) if score else []
+            return verdicts, await assess.rate(known[name], correct, scorer, config.assess, config.seed) if score else []
 
         try:
             return await map_records(one, sorted(groups), concurrency=config.generate.open_problems, on_done=context.counted(len(groups)))
@@ -228,9 +231,11 @@ def assess_chains(context: Context, work: Path, source: str, split: str, *, scor
 
     judged = asyncio.run(judge_all(context.endpoint(config.models.judge), context.endpoint(config.models.scorer)))
     verdicts = [verdict for group, _ in judged for verdict in group]
-    scores = [score for _, group in judged for score in group]
+    scores = [score for _, ratings in judged for score in assess.mean(ratings)]
     write_records(work / "verdicts.jsonl", verdicts)
     write_records(work / "scores.jsonl", scores)
+    if config.assess.shuffles > 1:
+        write_records(work / "ratings.jsonl", [rating for _, ratings in judged for order in ratings for rating in order])
     outcome = Counter({True: "correct", False: "wrong", None: "not_judged"}[verdict.correct] for verdict in verdicts)
     values = [score.value for score in scores if score.value is not None]
     by = Counter(verdict.by for verdict in verdicts)
