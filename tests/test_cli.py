@@ -11,7 +11,7 @@ from PIL import Image
 from insightv import cli
 from insightv.models.chat import EndpointDown
 
-VERBS = ("demo", "run", "check", "import", "generate", "assess", "build", "train", "evaluate", "report", "results", "status", "ask", "world")
+VERBS = ("demo", "run", "check", "import", "generate", "assess", "build", "train", "evaluate", "report", "results", "calibrate", "status", "ask", "world")
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
