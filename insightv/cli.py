@@ -177,6 +177,24 @@ def results(
 
 
 @app.command(rich_help_panel="Look at a run")
+def calibrate(
+    run: RunFolder,
+    labels: Annotated[Path | None, typer.Option(help="JSON Lines of chain_id, correct and perhaps quality; default is the world's truth.")] = None,
+    sample: Annotated[int | None, typer.Option(min=1, help="Write RUN/to-label.jsonl, a sheet of so many chains to label, and stop.")] = None,
+    stage: Annotated[str, typer.Option(help="Whose verdicts and scores: assess, own-chains-assess, round1-chains-assess ..")] = "assess",
+) -> None:
+    """Hold the verdicts and scores of RUN against labels, with intervals: precision, recall, kappa, rank correlations, bias by position."""
+    from insightv.calibrate import report, sheet
+
+    if sample:
+        typer.echo(f"{sheet(run, sample, stage)}: fill in `correct` (and `quality`, if you like), then give it as --labels")
+        return
+    groups, positions = report(run, stage, labels)
+    _show(f"{stage} of {run}, against {labels or 'the truth of its world'}", groups)
+    _show("score by position in the request", positions)
+
+
+@app.command(rich_help_panel="Look at a run")
 def ask(
     image: Annotated[Path, typer.Argument(help="PNG, JPEG or WebP file.", show_default=False)],
     question: Annotated[str, typer.Argument(help="What to ask about it.", show_default=False)],

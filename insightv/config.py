@@ -134,6 +134,11 @@ class AssessConfig(Settings):
     """Attempts at a reply in the strict format, and at scores that a reply left out."""
     rules_only: bool = False
     """Do not ask the judge where the rules do not settle it; such a chain counts as wrong."""
+    shuffles: int = Field(1, ge=1)
+    """Scoring requests per problem, each with the paths in another seeded order; a path's score is their mean, rounded half up."""
+    paths_per_request: int | None = Field(None, ge=2)
+    """Paths scored in one request at most; None is all of a problem. More are cut into groups of even size, and scores are then consistent within a
+    group only: a scorer that compares the paths it sees may be kinder to one group than to another. More `shuffles` mix the groups."""
 
 
 class ReasoningDataConfig(Settings):

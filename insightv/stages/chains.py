@@ -79,32 +79,38 @@ def rotate(problems: Sequence[Problem], start: int, count: int) -> list[Problem]
 
 
 def assess_chains(context: Context, work: Path, source: str, split: str, *, score: bool = True) -> Summary:
-    """Verdicts of a stage's chains and, unless told not to, scores of those found correct, all of a problem in one request."""
+    """Verdicts of a stage's chains and, unless told not to, scores of those found correct, all of a problem together.
+
+    With several shuffles, `ratings.jsonl` holds the score of each order, of which those in `scores.jsonl` are the means.
+    """
     config = context.config
     judge, scorer = context.endpoint(config.models.judge), context.endpoint(config.models.scorer)
-    kept = {name: Sorter(work / "scratch" / name) for name in ("verdicts", "scores")}
+    kept = {name: Sorter(work / "scratch" / name) for name in ("verdicts", "scores", *(["ratings"] if config.assess.shuffles > 1 else []))}
     tally: Counter[str] = Counter()
     live = Live(context.report, read_manifest(context.run.folder / source)["summary"]["problems"], [judge.stats, scorer.stats])
 
-    async def one(group: tuple[Problem, list[Chain]]) -> tuple[list[Chain], list[Verdict], list[Score]]:
+    async def one(group: tuple[Problem, list[Chain]]) -> tuple[list[Chain], list[Verdict], list[list[Score]]]:
         problem, chains = group
-        verdicts = [await assess.verdict(problem, chain, judge, config.assess, config.seed) for chain in chains]
+        verdicts = await assess.verdicts(problem, chains, judge, config.assess, config.seed)
         correct = [chain for chain, verdict in zip(chains, verdicts, strict=True) if verdict.correct and chain.status == "ok"]
-        return chains, verdicts, await assess.scores(problem, correct, scorer, config.assess, config.seed) if score else []
+        return chains, verdicts, await assess.rate(problem, correct, scorer, config.assess, config.seed) if score else []
 
     async def write() -> None:
         groups = context.grouped(source, split, work / "scratch" / "problems")
         async with aclosing(completed(one, groups, concurrency=config.generate.open_problems)) as judged:
-            async for _, (chains, verdicts, scores) in judged:
-                for name, records in (("verdicts", verdicts), ("scores", scores)):
-                    for record in records:
-                        kept[name].add(record.problem_id.encode(), record.model_dump_json().encode() + b"\n")
+            async for _, (chains, verdicts, ratings) in judged:
+                scores = assess.mean(ratings)
+                orders = [rating for order in ratings for rating in order]
+                records: dict[str, Sequence[Verdict | Score]] = {"verdicts": verdicts, "scores": scores, "ratings": orders}
+                for name, sorter in kept.items():
+                    for record in records[name]:
+                        sorter.add(record.problem_id.encode(), record.model_dump_json().encode() + b"\n")
                 tally.update(_judged(chains, verdicts, scores))
                 live.done(1)
 
     _finish(write(), judge, scorer)
-    for name, records in kept.items():
-        _write(work / f"{name}.jsonl", records)
+    for name, sorter in kept.items():
+        _write(work / f"{name}.jsonl", sorter)
     return _assessed(tally)
 
 
