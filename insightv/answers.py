@@ -30,6 +30,8 @@ _LETTER = re.compile(
     re.DOTALL | re.IGNORECASE,
 )
 _IS_CORRECT = re.compile(r"\s+is\s+(?:the\s+)?(?:correct|right)(?:\s+(?:answer|option|choice|one))?[.!]?$", re.IGNORECASE)
+_CODE = re.compile(r"\W*0\d")
+"""A number with a zero before it may be a name, as 007 is."""
 _LONGEST_OPTION = 2000
 
 
@@ -139,6 +141,8 @@ def _agrees(answer: str, accepted: str, problem: Problem) -> bool | None:
 def _same(answer: str, accepted: str, question: str, *, count: bool) -> bool | None:
     """Whether two open answers agree: as quantities where both are, as dates or times where both are, else as texts."""
     given, wanted = read_quantity(answer), read_quantity(accepted)
+    if given and wanted and not count and bool(_CODE.match(answer)) != bool(_CODE.match(accepted)):
+        return None
     if given and wanted:
         return same_quantity(given, wanted, question, count=count)
     moment = same_moment(answer, accepted)

@@ -13,8 +13,10 @@ _CHANGING = (
     "most over under above below between approximately approx about around roughly nearly almost up maybe perhaps possibly except without unless "
     "if but instead rather either neither pair pairs couple dozens hundreds thousands millions billions score scores each per apiece every "
     "another double twice triple squared cubed power root factorial before after until till since within too by off missing wrong incorrect "
-    "cannot negative ago past clock am pm a.m p.m st nd rd th january february march april may june july august september october november "
-    "december jan feb mar apr jun jul aug sep sept oct nov dec"
+    "cannot negative noon midnight doubt could might would should guess hardly barely scarcely far near close somewhere nowhere can multiple "
+    "factor log tens sixths sevenths eighths ninths hundredth hundredths thousandths out bc ad removed gone taken eaten several decade decades "
+    "century centuries cent cents trio trios duo duos set sets pack packs ago past clock am pm a.m p.m st nd rd th january february march april "
+    "may june july august september october november december jan feb mar apr jun jul aug sep sept oct nov dec"
 )
 HEDGES = frozenset(_CHANGING.split())
 """Words that change what a number beside them says."""
@@ -53,6 +55,9 @@ def read_chinese(text: str) -> tuple[int, int] | None:
     if not match or _COLLOQUIAL.search(match[0]):
         return None
     if set(match[0]) <= set(_DIGITS):
+        if len(match[0]) in (2, 3):
+            # 三四 may be three or four.
+            return None
         # Figures one by one, as in a year; a single one is just that figure.
         return int("".join(str(_DIGITS[c]) for c in match[0])), match.end()
     value = _chinese(match[0])

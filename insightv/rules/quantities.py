@@ -52,7 +52,7 @@ def read_quantity(text: str) -> Quantity | None:
         return None
     number, rest = found
     scaled, unit = _scaled(rest)
-    if unit and (prefix[3] or not _is_unit(unit) or re.search(r"\d[dx]$", text, re.IGNORECASE)):
+    if unit and (prefix[3] or not _is_unit(unit) or (re.search(r"\d(?:[dgx]|[a-z]{3,})$", text, re.IGNORECASE) and not find_unit(unit))):
         return None
     factor = Fraction(-scaled if prefix[1] or "-" in (prefix[2] or "") + (prefix[4] or "") else scaled)
     others = number.others and frozenset(other * factor for other in number.others)
@@ -87,7 +87,8 @@ def bared(text: str) -> str:
     text = text.replace("$", "") if text.count("$") > 1 else text
     for _ in range(3):
         text = text[1:-1].strip() if len(text) > 1 and text[0] + text[-1] in ("()", "[]", '""', "''", "``", "**", "__") else text
-    text = text.strip(" ,;:!?`*_()[]\u3002\u201c\u201d").removesuffix(".")
+    # A mark of exclamation before it may be a "not".
+    text = text.rstrip("!").strip(" ,;:?`*_()[]\u3002\u201c\u201d").rstrip(" !").removesuffix(".")
     return re.sub(r"^(?:the|an?)\s+(?=\S)", "", text, flags=re.IGNORECASE)
 
 

@@ -8,13 +8,16 @@ from insightv.rules.units import AMBIGUOUS, SCALES, find_unit
 
 _NUMBER = re.compile(r"[+-]?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)?(?:\.\d+)?(?:[eE][+-]?\d+)?(?:/\d+(?:\.\d+)?)?")
 _FOLLOWS = re.compile(r"\s?(%|\u00b0[CF]?|['\"](?=\W|$)|[^\W\d_]+)")
-_LABELS = r"room|page|figure|option|question|chapter|section|version|bus|route|gate|no\."
-_GLUED_BEFORE = re.compile(rf"(?:\b(?i:{_LABELS})\s*|[^\W\d_][a-z]|[^\s({MONEY_SIGNS}=:\"'*,;.a-z\u3040-\uffff])$")
-_GLUED_AFTER = re.compile(r"[+^~\u00b1/#]|:\S|\s?[月点時时号倍分代]|(?:st|nd|rd|th|d|x)\b", re.IGNORECASE)
+_LABELS = (
+    r"room|page|figure|option|question|chapter|section|version|bus|route|gate|player|team|group|lane|track|seat|floor|level|channel|line|platform|flight|"
+    r"highway|street|item|door|exit|day|week|month|year|grade|class|part|phase|type|model|size|episode|season|windows|iphone|top|nr\.|no\."
+)
+_GLUED_BEFORE = re.compile(rf"(?:\b(?i:{_LABELS})\s*|[^\W\d_][a-z]|-\s?\(|[^\s({MONEY_SIGNS}=:\"'*,;.a-z\u3040-\uffff])$")
+_GLUED_AFTER = re.compile(r"[+^~\u00b1/#]|-[^\W\d_]|[a-z]{3}|:\S|\s?[月点時时号倍分代]|(?:st|nd|rd|th|[dgx])\b", re.IGNORECASE)
 # The same in other languages, and any script whose words are not known here.
 _ELSEWHERE = re.compile(
-    "n't|[不非没第超大小少多至约或到除半负]|以[上下外]|左右|ない|より|"
-    r"\b(?:nicht|keine?|pas|moins|environ|etwa|circa|ca|oder|ou|und|entre|zwischen|bis|mehr|weniger|als|m\u00e1s|menos)\b|[\u0250-\u1dff]",
+    r"[<>!=][<>=/]|[<>\u2260\u2248\u2264\u2265\u221a~]|!\s?\d|'s$|n't|none\s+of|square\s+of|[近未不非没第超大小少多至约或到除半负]|以[上下外]|左右|ない|より|"
+    r"\b(?:nicht|keine?|pas|moins|environ|etwa|circa|ca|oder|ou|und|entre|zwischen|bis|mehr|weniger|als|unter|\u00fcber|fast|casi|presque|quase|m\u00e1s|menos)\b|[\u0250-\u1dff]",
     re.IGNORECASE,
 )
 
@@ -30,8 +33,8 @@ def find_quantity(text: str) -> str:
     if len(found) + len(spelt) != 1:
         return ""
     if spelt:
-        # "The one on the left" counts nothing.
-        return spelt[0] if spelt[0] != "one" else ""
+        # "The one on the left" counts nothing; nor does five-star.
+        return "" if spelt[0] == "one" or re.search(rf"-{spelt[0]}|{spelt[0]}-", text.casefold()) else spelt[0]
     [match] = found
     before, after = text[: match.start()], text[match.end() :]
     unit = _common_unit(after)

@@ -44,6 +44,7 @@ _TABLE = {
         "day days 天": "86400",
         "week weeks": "604800",
     },
+    "calendar": {"month months 个月": "1", "year years yr yrs": "12"},
     "data": {
         "B byte bytes": "1",
         "KB kB kb kilobyte kilobytes": "1000",
@@ -63,7 +64,7 @@ _TABLE = {
 
 UNITS = {name: Unit(dimension, Fraction(size)) for dimension, units in _TABLE.items() for names, size in units.items() for name in names.split()}
 CURRENCIES = frozenset({"$", "\u20ac", "\u00a3", "yen", "yuan"})
-CONVERTIBLE = frozenset({"length", "mass", "volume", "time"})
+CONVERTIBLE = frozenset({"length", "mass", "volume", "time", "calendar"})
 """A kilobyte has 1000 or 1024 bytes, and degrees and currencies need more than a factor."""
 
 SCALES = {

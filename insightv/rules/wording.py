@@ -34,7 +34,9 @@ _NO = "no false nope nein non 否 不 不是 不对 不對 错误 錯誤 いい�
 _SAID = dict.fromkeys(_YES.split(), "yes") | dict.fromkeys(_NO.split(), "no")
 _GOES_ON = r"\s+(?:it|there|they|he|she|we|i|you|that|this|these|those)\b"
 _YES_NO = re.compile(rf"\W*({'|'.join(sorted(_SAID, key=len, reverse=True))})(?:\W*$|\s*[,.;:!\u3001\u3002]|{_GOES_ON})")
-_DOUBT = re.compile(r"\b(?:maybe|perhaps|possibly|but|however|unless|except|wait|actually|although|though|or)\b|但|可能|也许|不是|でも")
+_DOUBT = re.compile(
+    r"\b(?:maybe|perhaps|possibly|partly|partially|mostly|almost|depends|if|but|however|unless|except|wait|actually|although|though|or)\b|但|可能|也许|不是|でも"
+)
 
 
 def plain(text: str) -> str:
