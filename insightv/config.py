@@ -125,6 +125,17 @@ class GenerateConfig(Settings):
     """Let the first path of a problem be one step ahead, so that the others find its prompt in the server's cache."""
 
 
+class FilterConfig(Settings):
+    """Which training problems get chains."""
+
+    hard_only: bool = False
+    """Only those that the generator answers wrongly when it is asked to answer directly: one short request for each problem, and a verdict."""
+    always: tuple[str, ...] = ()
+    """Sources whose problems are taken without being asked, such as sets of OCR or mathematics that the authors took whole."""
+    sampling: SamplingConfig = SamplingConfig(max_tokens=128)
+    """How the direct answer is decoded."""
+
+
 class AssessConfig(Settings):
     """Multi-granularity assessment (Insight-V, section 3.2): answer filtering, then path scoring."""
 
@@ -358,6 +369,7 @@ class Config(Settings):
     budget: BudgetConfig = BudgetConfig()
     journal: Path | None = None
     """Folder of the journal of paid requests; None is the run's own. Runs that share one never pay twice for the same request."""
+    filter: FilterConfig = FilterConfig()
     generate: GenerateConfig = GenerateConfig()
     assess: AssessConfig = AssessConfig()
     reasoning: ReasoningDataConfig = ReasoningDataConfig()

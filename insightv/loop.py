@@ -46,7 +46,7 @@ ROWS: dict[str, tuple[str, tuple[str, ...]]] = {
 VERBS = {
     "problems": r"problems",
     "base": r"base",
-    "generate": r"generate",
+    "generate": r"filter|generate",
     "assess": r"assess|truth",
     "build": r".*-data",
     "train": r"reasoner|summarizer|single|single-fair|multi-turn|dpo\d+",
@@ -64,7 +64,11 @@ def plan(config: Config) -> Plan:
     trained = c.world and (c.world.retrain_base, c.world.base_steps)
     add("base", (), start.make_base, [trained, c.models.base, c.seed], apart=True, outside=_base_files(c))
 
-    add("generate", ("problems",), chains.generate, [c.generate, _who(c, "generator"), c.seed])
+    chosen: tuple[str, ...] = ("problems",)
+    if c.filter.hard_only:
+        add("filter", ("problems",), chains.choose, [c.filter, c.prompts.direct, c.assess, *_who(c, "generator", "judge"), c.seed])
+        chosen = ("problems", "filter")
+    add("generate", chosen, chains.generate, [c.generate, _who(c, "generator"), c.seed])
     add("assess", ("problems", "generate"), partial(chains.assess_chains, source="generate", split="train"), _judging(c))
     if c.world:
         add("truth", ("problems", "generate", "assess"), partial(chains.measure_truth, source="generate", judged="assess", split="train"), [])

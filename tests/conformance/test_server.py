@@ -1,7 +1,7 @@
 """Our client against a real model server with a tiny model of random weights.
 
 `make conformance SERVER='COMMAND'`: the command starts an OpenAI-compatible server, with {path}, {port} and {revision} as in `dpo.server`.
-What is asked of vLLM, which was tried: `--enable-prompt-tokens-details --block-size 32 --max-model-len 4096 --served-model-name tiny-{revision}`.
+What is asked of vLLM, which was tried: `--enable-prompt-tokens-details --block-size 32 --max-model-len 2048 --served-model-name tiny-{revision}`.
 """
 
 import asyncio
@@ -170,16 +170,18 @@ def test_chains_share_their_prefixes_in_the_servers_cache(server: EndpointConfig
 
     async def write(endpoint: Endpoint) -> tuple[list[Chain], list[tuple[int, int, int]]]:
         usages: list[tuple[int, int, int]] = []
-        allowed: dict[tuple[str, int], int] = {}
+        prompts: dict[str, int] = {}
+        replies_to: dict[tuple[str, str], int] = {}
         complete = endpoint.complete
 
         async def spy(messages: Any, sampling: Sampling) -> list[Reply]:
             [reply] = replies = await complete(messages, sampling)
-            # The longest conversation seen before that this one begins with: all of its prompt, and its reply, stand in the cache.
-            begun = max((allowed.get((str(messages[:-2]), 0), 0), allowed.get((str(messages), 1), 0)))
+            # What came before of this conversation stands in the cache: the very prompt, or the last turn's with what was replied to it.
+            earlier = str(messages[:-2])
+            begun = max(prompts.get(str(messages), 0), prompts.get(earlier, 0) + replies_to.get((earlier, str(messages[-2:-1])), 0))
             usages.append((reply.usage.cached, min(begun, reply.usage.prompt - 1) // BLOCK * BLOCK, reply.usage.prompt))
-            allowed[str(messages), 0] = max(allowed.get((str(messages), 0), 0), reply.usage.prompt)
-            allowed[str(messages), 1] = reply.usage.prompt
+            prompts[str(messages)] = reply.usage.prompt
+            replies_to[str(messages), str([text_message("assistant", reply.text)])] = reply.usage.completion
             return replies
 
         endpoint.complete = spy  # type: ignore[method-assign] # to look on
