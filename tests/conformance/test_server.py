@@ -21,6 +21,7 @@ from insightv.images import encode_png
 from insightv.models.chat import Image, Message, Reply, Sampling, Text, text_message
 from insightv.models.endpoint import Endpoint
 from insightv.models.serve import served
+from insightv.prompts import generator_messages
 from insightv.records import Chain, Problem
 from insightv.store import ImageStore, Journal
 
@@ -38,6 +39,9 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     path: Path = request.getfixturevalue(request.param)
     if request.param == "tiny_llava_next":
         _rename_vision(path)
+    else:
+        # The server's own transformers asks for it, though no video is ever sent.
+        (path / "video_preprocessor_config.json").write_text('{"video_processor_type": "Qwen2VLVideoProcessor"}')
     with served(SERVER, path, None, 300, tmp_path_factory.mktemp("server")) as endpoint:
         yield endpoint
 
@@ -169,6 +173,11 @@ def test_chains_share_their_prefixes_in_the_servers_cache(server: EndpointConfig
     settings = GenerateConfig(n=4, max_steps=4, step_tries=4, sampling=SamplingConfig(temperature=1.0, max_tokens=128))
 
     async def write(endpoint: Endpoint) -> tuple[list[Chain], list[tuple[int, int, int]]]:
+        instruction, short = generator_messages(problems[0], [])[0], text_message("user", "?")
+        [alone] = await endpoint.complete([instruction, short], Sampling(max_tokens=1, extra={"structured_outputs": None}))
+        [none] = await endpoint.complete([short], Sampling(max_tokens=1, extra={"structured_outputs": None}))
+        # What all conversations begin with.
+        shared = alone.usage.prompt - none.usage.prompt
         usages: list[tuple[int, int, int]] = []
         prompts: dict[str, int] = {}
         replies_to: dict[tuple[str, str], int] = {}
@@ -178,7 +187,7 @@ def test_chains_share_their_prefixes_in_the_servers_cache(server: EndpointConfig
             [reply] = replies = await complete(messages, sampling)
             # What came before of this conversation stands in the cache: the very prompt, or the last turn's with what was replied to it.
             earlier = str(messages[:-2])
-            begun = max(prompts.get(str(messages), 0), prompts.get(earlier, 0) + replies_to.get((earlier, str(messages[-2:-1])), 0))
+            begun = max(shared, prompts.get(str(messages), 0), prompts.get(earlier, 0) + replies_to.get((earlier, str(messages[-2:-1])), 0))
             usages.append((reply.usage.cached, min(begun, reply.usage.prompt - 1) // BLOCK * BLOCK, reply.usage.prompt))
             prompts[str(messages)] = reply.usage.prompt
             replies_to[str(messages), str([text_message("assistant", reply.text)])] = reply.usage.completion
