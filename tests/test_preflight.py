@@ -225,7 +225,7 @@ def test_all_that_the_run_asks_of_a_teacher_is_projected(checked: Check) -> None
 
 def test_hours_are_shared_by_the_requests_that_the_run_has_in_flight(script: Scripted, checked: Check) -> None:
     script.seconds = 0.05
-    for concurrency, problems, lanes in ((2, 256, 2), (64, 3, 3), (64, 256, 20)):
+    for concurrency, problems, lanes in ((2, 256, 2), (64, 3, 6), (64, 256, 20)):
         facts = checked(generator={"concurrency": concurrency}, generate={"n": 2, "open_problems": problems})["generator"]
         seconds = float(facts["it took"].split()[-2])
         assert seconds >= 0.15 and facts["hours"] * 3600 == pytest.approx(seconds * 20 / lanes, abs=0.005 * 20 / lanes + 1e-6)

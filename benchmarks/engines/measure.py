@@ -38,7 +38,7 @@ class Meter:
         else:
             with contextlib.suppress(OSError):
                 Path("/proc/self/clear_refs").write_text("5")
-            self._before = _status("VmRSS")
+            self._before = status("VmRSS")
             self._used = _own_cpu()
         self._began = time.monotonic()
         return self
@@ -51,7 +51,7 @@ class Meter:
             self._take()
             cpu = self._samples[-1][1]
         else:
-            cpu, self._peak = _own_cpu() - self._used, _status("VmHWM")
+            cpu, self._peak = _own_cpu() - self._used, status("VmHWM")
         over = max(0.0, self._peak - self._before)
         self.result = {"began": self._began, "ended": ended, "cpu": cpu, "peak_mb": round(self._peak, 1), "over_mb": round(over, 1)}
         if self._tree:
@@ -78,7 +78,7 @@ def _own_cpu() -> float:
     return sum(used.ru_utime + used.ru_stime for used in (resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)))
 
 
-def _status(name: str) -> float:
+def status(name: str) -> float:
     """A size of this process in megabytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) / 1024
