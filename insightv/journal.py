@@ -216,6 +216,8 @@ class Journal:
         with _explained_database(self.folder):
             if self._writer is None:
                 self._writer = self._open_own()
+                # Readers here see what is committed here at once.
+                self._looked = -math.inf
             self._writer.execute("BEGIN IMMEDIATE")
             try:
                 # Many rows in a statement: each one gives way to other threads and waits for its turn again.
