@@ -246,7 +246,7 @@ def _groups(lacking: list[tuple[int, str]], most: int) -> list[list[tuple[int, s
 def _backoff(attempt: int, wait: float) -> float:
     """Seconds before the next attempt: doubled each time, jittered, and never shorter than the server asked for."""
     # Jitter spreads load; it decides nothing that is written down.
-    return max(wait, min(LONGEST_BACKOFF, 0.5 * 2.0 ** (attempt - 1)) * random.uniform(0.5, 1.5))
+    return max(wait, min(LONGEST_BACKOFF, 0.5 * 2.0 ** min(attempt - 1, 10)) * random.uniform(0.5, 1.5))
 
 
 def _ready(body: bytes, known: Container[str]) -> bytes:
