@@ -1,6 +1,5 @@
 """How much a server is asked for: requests at once, which adapt to what it bears, and requests or tokens per minute."""
 
-import asyncio
 import time
 
 TOLERATED = 0.1
@@ -57,14 +56,13 @@ class Rate:
         self._burst = burst
         self._next = 0.0
 
-    async def wait(self, amount: float = 1.0) -> None:
-        """Return when `amount` may be used; who comes first is served first."""
+    def take(self, amount: float = 1.0) -> float:
+        """Seconds to wait until `amount` may be used, which is thereby taken: who asks first is served first."""
         now = time.monotonic()
         start = max(self._next, now - self._burst)
         self._next = start + amount * self._seconds
-        if start > now:
-            await asyncio.sleep(start - now)
+        return max(0.0, start - now)
 
     def correct(self, amount: float) -> None:
-        """Take that much more, or less, than was waited for."""
+        """Take that much more, or less, than was taken."""
         self._next += amount * self._seconds

@@ -82,6 +82,7 @@ class Transport:
         while True:
             replica = await self._place(prefix)
             with self._pool.held(replica):
+                guess = await self._pace()
                 try:
                     return await self._send(replica, body, images)
                 except _UNREACHABLE as error:
@@ -92,6 +93,8 @@ class Transport:
                     raise _stumbled(error) from error
                 except (_Gateway, aiohttp.ClientError, OSError) as error:
                     lost = error
+                finally:
+                    self._use(-guess)
             if isinstance(lost, _UNREACHABLE):
                 self._pause(replica, lost)
             # Overload passes by itself, and a healthy server may break off one request; a gateway, a forwarded port or a
@@ -114,9 +117,8 @@ class Transport:
 
     def used(self, tokens: int) -> None:
         """Hear how many tokens a request took after all."""
-        if self._tokens:
-            self._tokens.correct(tokens - self._typical)
-            self._typical += 0.1 * (tokens - self._typical)
+        self._typical += 0.1 * (tokens - self._typical)
+        self._use(tokens)
 
     @contextlib.asynccontextmanager
     async def lines(self, body: bytes) -> AsyncIterator[aiohttp.StreamReader]:
@@ -124,6 +126,7 @@ class Transport:
         replica = await self._place(0)
         try:
             with self._pool.held(replica):
+                self._use(-await self._pace())
                 async with self._request(replica, body) as response:
                     if response.status != 200:
                         raise self._failure(replica, response, error_text(await response.read()))
@@ -152,11 +155,19 @@ class Transport:
     async def _place(self, prefix: int) -> Replica:
         self._open()
         self._meter.admit()
-        if self._requests:
-            await self._requests.wait()
-        if self._tokens:
-            await self._tokens.wait(self._typical)
         return await self._pool.take(prefix)
+
+    async def _pace(self) -> float:
+        """Wait for the provider's limits, in the place: the order of the line is kept, and a halt is heard. Returns the tokens that were taken for it."""
+        guess = self._typical
+        wait = max(self._requests.take() if self._requests else 0.0, self._tokens.take(guess) if self._tokens else 0.0)
+        if wait:
+            await self.rest(wait)
+        return guess
+
+    def _use(self, tokens: float) -> None:
+        if self._tokens:
+            self._tokens.correct(tokens)
 
     async def _send(self, replica: Replica, body: Body, images: Sequence[str]) -> bytes:
         known = replica.known

@@ -1,10 +1,9 @@
-"""Time that jumps to the next event, and scripted servers of one model for the tests of the request engine."""
+"""Scripted servers of one model, for the tests of the request engine."""
 
 import asyncio
 import contextlib
 import random
-import selectors
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,41 +13,9 @@ from aiohttp import web
 
 from insightv.config import EndpointConfig
 from insightv.models import endpoint as endpoint_module
-from insightv.models import limits
 from insightv.models.endpoint import Endpoint
 from insightv.models.meter import Meter
 from insightv.store import ImageStore, Journal
-
-Simulate = Callable[[Coroutine[Any, Any, Any]], Any]
-
-
-class _Jumping(selectors.DefaultSelector):
-    """Waits for nothing that lies in the future: its clock goes there."""
-
-    now = 0.0
-
-    def select(self, timeout: float | None = None) -> Any:
-        if timeout:
-            self.now += timeout
-        return super().select(0)
-
-
-@pytest.fixture
-def simulated(monkeypatch: pytest.MonkeyPatch) -> Simulate:
-    """Run a coroutine whose sleeps take no time; `time.monotonic` of limits.py follows its loop."""
-
-    def run(main: Coroutine[Any, Any, Any]) -> Any:
-        selector = _Jumping()
-        loop = asyncio.SelectorEventLoop(selector)
-        monkeypatch.setattr(loop, "time", lambda: selector.now)
-        with monkeypatch.context() as patch:
-            patch.setattr(limits.time, "monotonic", lambda: selector.now)
-            try:
-                return loop.run_until_complete(main)
-            finally:
-                loop.close()
-
-    return run
 
 
 def reply(*texts: str, **usage: Any) -> web.Response:
@@ -63,11 +30,11 @@ def refuse(status: int, **headers: str) -> web.Response:
 
 
 class Scripted:
-    """A server of the model: `answer` gets each body and says what becomes of it. It can go and come back on the same port."""
+    """A server of the model: `answer` gets it and each body and says what becomes of it. It can go and come back on the same port."""
 
     reply, refuse = staticmethod(reply), staticmethod(refuse)
 
-    def __init__(self, answer: Callable[[dict[str, Any]], Awaitable[web.StreamResponse] | web.StreamResponse]) -> None:
+    def __init__(self, answer: Callable[["Scripted", dict[str, Any]], Awaitable[web.StreamResponse] | web.StreamResponse]) -> None:
         self.answer = answer
         self.bodies: list[dict[str, Any]] = []
         self.at: list[float] = []
@@ -102,7 +69,7 @@ class Scripted:
         self.open += 1
         self.most = max(self.most, self.open)
         try:
-            answered = self.answer(body)
+            answered = self.answer(self, body)
             return answered if isinstance(answered, web.StreamResponse) else await answered
         finally:
             self.open -= 1

@@ -1,16 +1,12 @@
 """Limits in simulated time: a limit finds what a server takes and is not led astray by weather; a rate keeps to its pace."""
 
-import asyncio
 import heapq
 import random
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 
+from insightv.models import limits
 from insightv.models.limits import Limit, Rate
-
-Simulate = Callable[[Any], Any]
 
 
 class Flow:
@@ -101,49 +97,55 @@ def test_an_outage_of_capacity_is_not_remembered_for_ever() -> None:
     assert flow.limit.value == 64
 
 
-async def ends(rate: Rate, waits: list[tuple[float, float]]) -> list[float]:
-    """When waits of (begin, amount), sorted by their begin, were over."""
-    loop = asyncio.get_running_loop()
+class Clock:
+    """Stands in for `time` in limits.py."""
 
-    async def one(amount: float) -> float:
-        await rate.wait(amount)
-        return loop.time()
+    now = 0.0
 
-    tasks = []
-    for begin, amount in waits:
-        await asyncio.sleep(begin - loop.time())
-        tasks.append(asyncio.create_task(one(amount)))
-    return await asyncio.gather(*tasks)
+    def monotonic(self) -> float:
+        return self.now
 
 
-def test_a_rate_spreads_evenly_and_lets_a_pause_come_at_once_up_to_the_burst(simulated: Simulate) -> None:
-    assert simulated(ends(Rate(60, burst=2), [(100, 1)] * 6)) == pytest.approx([100, 100, 100, 101, 102, 103])
-    assert simulated(ends(Rate(60, burst=0), [(0, 1)] * 3 + [(10, 1)] * 2)) == pytest.approx([0, 1, 2, 10, 11])
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(limits, "time", clock)
+    return clock
+
+
+def ends(clock: Clock, rate: Rate, waits: list[tuple[float, float]]) -> list[float]:
+    """When waits of (begin, amount), sorted by their begin, are over."""
+    over = []
+    for clock.now, amount in waits:
+        over.append(clock.now + rate.take(amount))
+    return over
+
+
+def test_a_rate_spreads_evenly_and_lets_a_pause_come_at_once_up_to_the_burst(clock: Clock) -> None:
+    assert ends(clock, Rate(60, burst=2), [(100, 1)] * 6) == pytest.approx([100, 100, 100, 101, 102, 103])
+    assert ends(clock, Rate(60, burst=0), [(0, 1)] * 3 + [(10, 1)] * 2) == pytest.approx([0, 1, 2, 10, 11])
     # However long the pause: the burst and no more.
-    assert simulated(ends(Rate(600, burst=1), [(5000, 1)] * 21))[-1] == pytest.approx(5001)
+    assert ends(clock, Rate(600, burst=1), [(5000, 1)] * 21)[-1] == pytest.approx(5001)
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_no_minute_holds_more_than_its_amount_and_a_burst(simulated: Simulate, seed: int) -> None:
+def test_no_minute_holds_more_than_its_amount_and_a_burst(clock: Clock, seed: int) -> None:
     chance = random.Random(seed)
-    rate = Rate(120)
     waits = sorted((chance.uniform(0, 200), chance.choice((0.5, 1.0, 3.0))) for _ in range(300))
-    over = simulated(ends(rate, waits))
+    over = ends(clock, Rate(120), waits)
     assert over == sorted(over), "who comes first is served first"
     for start in over:
         inside = sum(amount for (_, amount), at in zip(waits, over, strict=True) if start <= at < start + 60)
         assert inside <= 120 + 2 + 3
 
 
-def test_a_correction_moves_what_comes_after(simulated: Simulate) -> None:
-    async def run() -> list[float]:
-        rate, loop = Rate(60, burst=0), asyncio.get_running_loop()
-        await rate.wait(0)
-        rate.correct(5)
-        await rate.wait(1)
-        first = loop.time()
-        rate.correct(-0.5)
-        await rate.wait(1)
-        return [first, loop.time()]
-
-    assert simulated(run()) == pytest.approx([5, 5.5])
+def test_a_correction_moves_what_comes_after(clock: Clock) -> None:
+    clock.now = 100.0
+    rate = Rate(60, burst=0)
+    assert rate.take(0) == 0
+    rate.correct(5)
+    assert rate.take(1) == pytest.approx(5)
+    rate.correct(-0.5)
+    assert rate.take(1) == pytest.approx(5.5)
+    rate.correct(-1000)
+    assert rate.take(1) == 0, "what was taken back is no more than a burst"
