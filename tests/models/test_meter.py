@@ -38,7 +38,7 @@ async def ask_all(endpoint: Any, count: int, concurrency: int = 128) -> tuple[li
 
 def test_max_requests_is_kept_to_the_request_with_many_in_flight(servers: Any) -> None:
     async def run() -> None:
-        async def answer(_: Any) -> Any:
+        async def answer(server: Any, _: Any) -> Any:
             number = len(server.bodies)
             await asyncio.sleep(0.02)
             return server.reply("hi") if number % 7 else server.refuse(500)
@@ -57,7 +57,7 @@ def test_max_requests_is_kept_to_the_request_with_many_in_flight(servers: Any) -
 def test_a_budget_of_nothing_asks_nothing(servers: Any) -> None:
     async def run() -> None:
         for budget in (BudgetConfig(max_requests=0), BudgetConfig(max_cost=0)):
-            async with servers(lambda _: None, meter=Meter(budget)) as (endpoint, [server]):
+            async with servers(lambda *_: None, meter=Meter(budget)) as (endpoint, [server]):
                 replies, why = await ask_all(endpoint, 5)
                 assert not replies and why and not server.bodies
 
@@ -66,7 +66,7 @@ def test_a_budget_of_nothing_asks_nothing(servers: Any) -> None:
 
 def test_max_cost_stops_and_what_is_in_flight_is_kept_and_billed(servers: Any, tmp_path: Path) -> None:
     async def run() -> None:
-        async def answer(_: Any) -> Any:
+        async def answer(server: Any, _: Any) -> Any:
             await asyncio.sleep(0.05)
             return server.reply("hi")
 
@@ -95,7 +95,7 @@ def test_hours_are_those_of_one_start(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("retries", [0, 3])
 def test_a_second_process_counts_what_the_first_spent_and_another_run_does_not(servers: Any, tmp_path: Path, retries: int) -> None:
     async def run() -> None:
-        def answer(_: Any) -> Any:
+        def answer(server: Any, _: Any) -> Any:
             return server.reply("hi") if len(server.bodies) % 5 else server.refuse(500)
 
         budget, sent, replies = BudgetConfig(max_requests=60), 0, []
@@ -116,7 +116,7 @@ def test_a_second_process_counts_what_the_first_spent_and_another_run_does_not(s
 
 def test_a_raised_budget_goes_on_and_asks_for_nothing_twice(servers: Any, tmp_path: Path) -> None:
     async def run() -> None:
-        async def answer(_: Any) -> Any:
+        async def answer(server: Any, _: Any) -> Any:
             await asyncio.sleep(0.01)
             return server.reply("hi")
 
