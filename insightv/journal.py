@@ -135,13 +135,15 @@ class Journal:
 
         A cancelled put is stored all the same: its reply is paid.
         """
-        with self._read_lock:
-            if self._committer is None:
-                self._committer = threading.Thread(target=self._commit_groups, name="journal", daemon=True)
-                self._committer.start()
         loop = asyncio.get_running_loop()
         pending = _Pending(key, row, bill, loop, loop.create_future())
-        self._queue.put(pending)
+        with self._read_lock:
+            if self._committer is None:
+                # With a queue of its own: the one before may still be emptying its.
+                self._queue = queue.SimpleQueue()
+                self._committer = threading.Thread(target=self._commit_groups, args=(self._queue,), name="journal", daemon=True)
+                self._committer.start()
+            self._queue.put(pending)
         return await pending.done
 
     def bills(self, payer: str | None = None) -> dict[str, Bill]:
@@ -163,10 +165,12 @@ class Journal:
 
     def close(self) -> None:
         """Commit what waits and release files and locks; the journal opens again by itself when used."""
-        if self._committer:
-            self._queue.put(None)
-            self._committer.join()
-            self._committer = None
+        with self._read_lock:
+            committer, self._committer = self._committer, None
+            if committer:
+                self._queue.put(None)
+        if committer:
+            committer.join()
         with self._write_lock, self._read_lock:
             for connection in (*self._readers.values(), *([self._writer] if self._writer else [])):
                 connection.close()
@@ -242,21 +246,26 @@ class Journal:
             path = self.folder / f"{host}-{os.getpid()}-{secrets.token_hex(4)}.sqlite"
             self._owned = try_lock(path.with_suffix(".lock"))
             fresh = path.with_suffix(".new")
-            connection = _connect(fresh)
-            connection.executescript(_SCHEMA)
-            connection.close()
-            # Readers take every *.sqlite for complete, so the name comes after the tables.
-            fresh.rename(path)
+            try:
+                with contextlib.closing(_connect(fresh)) as connection:
+                    connection.executescript(_SCHEMA)
+                # Readers take every *.sqlite for complete, so the name comes after the tables.
+                fresh.rename(path)
+            except BaseException:
+                # A full disk is tried again with each commit, and shall not be filled by what the attempts leave.
+                for left in self.folder.glob(f"{path.stem}.*"):
+                    left.unlink()
+                raise
             sync(self.folder)
         return _connect(path)
 
-    def _commit_groups(self) -> None:
+    def _commit_groups(self, waiting: "queue.SimpleQueue[_Pending | None]") -> None:
         """Commit in one transaction whatever came in while the last one was written, and a moment longer: a commit costs as much as ten rows."""
-        while (first := self._queue.get()) is not None:
+        while (first := waiting.get()) is not None:
             group, ended = [first], False
             time.sleep(_LINGER)
-            while not ended and not self._queue.empty():
-                item = self._queue.get()
+            while not ended and not waiting.empty():
+                item = waiting.get()
                 if item is None:
                     ended = True
                 else:
