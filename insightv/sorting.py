@@ -1,13 +1,14 @@
 """Put any number of lines in order: what does not fit into memory lies in sorted scratch files, which are merged."""
 
 import heapq
+import os
 import shutil
 import struct
 from collections.abc import Iterator
 from operator import itemgetter
 from pathlib import Path
-from typing import IO
 
+from insightv.config import UserError
 from insightv.files import explained
 
 _HEAD = struct.Struct(">II")
@@ -23,7 +24,7 @@ class Sorter:
         self._memory = memory
         self._held: list[_Item] = []
         self._size = 0
-        self._runs: list[Path] = []
+        self._runs: list[tuple[Path, int]] = []
         shutil.rmtree(scratch, ignore_errors=True)
 
     def add(self, key: bytes, line: bytes) -> None:
@@ -37,7 +38,7 @@ class Sorter:
     def __iter__(self) -> Iterator[bytes]:
         """All lines in order, once."""
         self._held.sort(key=itemgetter(0))
-        yield from map(itemgetter(1), heapq.merge(*map(_read, self._runs), self._held, key=itemgetter(0)))
+        yield from map(itemgetter(1), heapq.merge(*(_read(path, size) for path, size in self._runs), self._held, key=itemgetter(0)))
         self._held = []
         shutil.rmtree(self._scratch, ignore_errors=True)
 
@@ -49,19 +50,14 @@ class Sorter:
             with path.open("wb") as file:
                 for key, line in self._held:
                     file.write(_HEAD.pack(len(key), len(line)) + key + line)
-        self._runs.append(path)
+            self._runs.append((path, path.stat().st_size))
         self._held, self._size = [], 0
 
 
-def _read(path: Path) -> Iterator[_Item]:
+def _read(path: Path, size: int) -> Iterator[_Item]:
     with explained(path), path.open("rb", buffering=2**18) as file:
+        if os.fstat(file.fileno()).st_size != size:
+            raise UserError(f"{path} was changed while it was in use; run the same command again")
         while head := file.read(_HEAD.size):
             of_key, of_line = _HEAD.unpack(head)
-            yield _exactly(file, of_key), _exactly(file, of_line)
-
-
-def _exactly(file: IO[bytes], size: int) -> bytes:
-    data = file.read(size)
-    if len(data) != size:
-        raise EOFError(f"{file.name} ends too early")
-    return data
+            yield file.read(of_key), file.read(of_line)
