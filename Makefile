@@ -10,7 +10,7 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install -qq --constr
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help demo test lint format laptop soak install constraints clean
+.PHONY: help demo test lint format laptop soak engine conformance peers benchmark install constraints clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -35,7 +35,20 @@ laptop: $(STAMP) ## All rows of the table, under half an hour a seed
 	@$(BIN)/insightv run configs/laptop.yaml
 
 soak: $(STAMP) ## Kill the demo at 20 random moments, start it again each time, and compare its bytes with an undisturbed run's
-	@$(BIN)/python -m pytest -q -s -m slow tests/soak
+	@$(BIN)/python -m pytest -q -s -m slow tests/soak/test_kills.py
+
+engine: $(STAMP) ## Kill the data engine at 50 random moments, fill its disk, send it bad weather: minutes
+	@$(BIN)/python -m pytest -q -s -m slow tests/soak/test_engine.py
+
+conformance: $(STAMP) ## The client against a real server: SERVER='vllm serve {path} --port {port} --served-model-name tiny-{revision} ..'
+	@CONFORMANCE_SERVER='$(SERVER)' $(BIN)/python -m pytest -q -s -m slow tests/conformance
+
+peers: $(STAMP) ## Other engines, each in an environment of its own, for `make benchmark`
+	@$(BIN)/python -m benchmarks.engine --install-peers peers
+
+benchmark: $(STAMP) ## The data engine beside a floor, an ideal and its peers; writes docs/benchmarks.md (an hour)
+	@$(BIN)/python -m benchmarks.engine --peers peers --engines floor ours ray datatrove curator \
+	  --scenarios weather poison capacity down broken kill memory --plot docs/engine.svg --write docs/benchmarks.md
 
 install: $(STAMP) ## Only make .venv
 

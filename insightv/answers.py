@@ -3,29 +3,36 @@
 A rule never guesses: an answer that cannot be found is empty, and a comparison that rules do not settle is left to a judge.
 """
 
-import math
 import re
 import string
-import unicodedata
 
 from insightv.config import UserError
 from insightv.records import Problem
+from insightv.rules.moments import is_moment, same_moment
+from insightv.rules.quantities import read_quantity, same_quantity
+from insightv.rules.sentences import find_quantity
+from insightv.rules.wording import normalise as normalise
+from insightv.rules.wording import plain, same_list, same_text, yes_no
 
 MOST_OPTIONS = len(string.ascii_uppercase)
 """Options that a question may have: each has a letter."""
 
-_WORDS = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty"
-_NUMBER_WORDS = {word: float(value) for value, word in enumerate(_WORDS.split())}
-_NUMBER = re.compile(r"[+-]?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)?(?:\.\d+)?(?:[eE][+-]?\d+)?(?:/\d+(?:\.\d+)?)?")
-_SCALES = {"%", "percent", "hundred", "thousand", "million", "billion", "trillion", "dozen", "k", "m", "bn"}
 _LEAD_IN = re.compile(
-    r"^(?:(?:so|thus|hence|therefore)\b,?\s*)?(?:the\s+)?(?:(?:final|correct|right)\s+)*(?:answer|option|choice)\s*(?:(?:is|are)\b|[:=])\s*:?\s*", re.IGNORECASE
+    r"^(?:(?:so|thus|hence|therefore)\b,?\s*)?(?:(?:the|my)\s+)?(?:(?:final|correct|right)\s+)*(?:answer|option|choice)\s*(?:(?:is|are)\b|[:=\uff1a])\s*:?\s*"
+    r"|^(?:所以|因此)?[,\uff0c]?(?:最终|正确)?(?:答案|选项|答え|回答)(?:应该|应)?(?:是|为|選|选|は|[:=\uff1a])[:\uff1a]?\s*|^(?:应该?)?[选選](?=[A-Za-z])",
+    re.IGNORECASE,
 )
+_IT_IS = re.compile(r"^\s*(?:it\s+is|it's|this\s+is|that\s+is|that's|they\s+are|they're|these\s+are|those\s+are)\s+(?=\S)", re.IGNORECASE)
 _OUTPUT = re.compile(r"<output>(.*?)</output>", re.DOTALL)
-_ANSWER_LINE = re.compile(r"^[^\w\n]{0,9}(?:final\s+)?answer[^\w\n]{0,9}?[:=]\s{0,9}(\S.*)$", re.IGNORECASE | re.MULTILINE)
-_LETTER = re.compile(r"(?:(?:option|choice)\s+)?[(\[*]{0,3}([a-z])(?:[\s)\].:*]{0,6}|[)\].:*-]{1,4}\s{0,4}(\S.*))", re.DOTALL | re.IGNORECASE)
+_ANSWER_LINE = re.compile(r"^[^\w\n]{0,9}(?:(?:final\s+)?answer|(?:最终|正确)?答案|答え)[^\w\n]{0,9}?[:=\uff1a]\s{0,9}(\S.*)$", re.IGNORECASE | re.MULTILINE)
+_LETTER = re.compile(
+    r"(?:(?:option|choice|选项|選項|答案)\s*)?[(\[*]{0,3}([a-z])(?:[\s)\].:*]{0,6}|\s?[)\].:*\u3001-]{1,4}\s{0,4}(\S.*)|\s?\(([^()]+)\)|\s?(?:选项|項|项))",
+    re.DOTALL | re.IGNORECASE,
+)
+_IS_CORRECT = re.compile(r"\s+is\s+(?:the\s+)?(?:correct|right)(?:\s+(?:answer|option|choice|one))?[.!]?$", re.IGNORECASE)
+_CODE = re.compile(r"\W*0\d")
+"""A number with a zero before it may be a name, as 007 is."""
 _LONGEST_OPTION = 2000
-_WRAPPERS = re.compile(r"\\(?:text|mathrm|mathbf|textbf)\{([^{}]*)\}")
 
 
 def letter(index: int) -> str:
@@ -33,14 +40,6 @@ def letter(index: int) -> str:
     if not 0 <= index < MOST_OPTIONS:
         raise UserError(f"option {index + 1}: a multiple-choice question has {MOST_OPTIONS} options at most")
     return string.ascii_uppercase[index]
-
-
-def normalise(text: str) -> str:
-    """The form in which two texts are compared: Unicode NFKC, case folded, single spaces, no mark-up, outer punctuation or article."""
-    text = unicodedata.normalize("NFKC", text).casefold()
-    text = _WRAPPERS.sub(r"\1", text).replace("**", "").replace("$", "")
-    text = " ".join(text.split()).strip(" .,;:!?\"'`*_()[]\u201c\u201d\u2018\u2019")
-    return re.sub(r"^(?:the|an?)\s+(?=\S)", "", text)
 
 
 def extract(text: str, problem: Problem) -> str:
@@ -105,77 +104,48 @@ def _typed(found: str, problem: Problem) -> str:
     if problem.answer_type == "choice":
         return _choice(bare, problem) or ""
     if problem.answer_type == "yes_no":
-        return _yes_no(bare) or bare
-    if problem.answer_type == "number" and _number(bare) is None:
-        numbers = [match for match in _NUMBER.findall(bare) if any(c.isdigit() for c in match)]
-        return numbers[0] if len(numbers) == 1 else ""
+        return yes_no(bare) or bare
+    if problem.answer_type == "number" and read_quantity(bare) is None and not is_moment(bare):
+        return find_quantity(bare)
     return bare
 
 
 def _choice(text: str, problem: Problem) -> str | None:
     """The option's letter, when the text is a letter, a letter with its option, or an option's text."""
     texts = [normalise(option) for option in problem.options]
-    match = _LETTER.fullmatch(text.strip()[:_LONGEST_OPTION])
+    text = plain(text.strip()[:_LONGEST_OPTION])
+    match = _LETTER.fullmatch(_IS_CORRECT.sub("", text))
     index = ord(match[1].upper()) - ord("A") if match else -1
-    if match and 0 <= index < len(texts) and (not match[2] or normalise(match[2]) == texts[index]):
+    said = (match[2] or match[3]) if match else None
+    if match and 0 <= index < len(texts) and (not said or normalise(said) == texts[index]):
         return letter(index)
-    plain = normalise(text)
-    if plain and texts.count(plain) == 1:
-        return letter(texts.index(plain))
-    return match[1].upper() if match and not match[2] else None
-
-
-def _yes_no(text: str) -> str | None:
-    match = re.match(r"\W*(yes|no|true|false)(?:\W*$|\s*[,.;:!])", text, re.IGNORECASE)
-    return {"yes": "yes", "true": "yes", "no": "no", "false": "no"}[match[1].casefold()] if match else None
+    plainly = normalise(text)
+    if plainly and texts.count(plainly) == 1:
+        return letter(texts.index(plainly))
+    if match and not said:
+        return match[1].upper()
+    same = [index for index, option in enumerate(problem.options) if _same(text, option, "", count=False)]
+    return letter(same[0]) if len(same) == 1 else None
 
 
 def _agrees(answer: str, accepted: str, problem: Problem) -> bool | None:
     if problem.answer_type == "choice":
         given, wanted = _choice(answer, problem), _choice(accepted, problem)
         return given == wanted if given and wanted else None
-    if normalise(answer) == normalise(accepted):
-        return True
     if problem.answer_type == "yes_no":
-        given, wanted = _yes_no(answer), _yes_no(accepted)
-        return given == wanted if given and wanted else None
-    return _same_number(answer, accepted)
+        given, wanted = yes_no(answer), yes_no(accepted)
+        return given == wanted if given and wanted else same_text(answer, accepted) or None
+    return _same(answer, accepted, problem.question, count=problem.answer_type == "number")
 
 
-def _same_number(answer: str, accepted: str) -> bool | None:
-    """Compare numbers with their units: equal to one part in a million or by rounding to the coarser one's decimals (two at least)."""
-    given, wanted = _number(answer), _number(accepted)
-    if given is None or wanted is None:
+def _same(answer: str, accepted: str, question: str, *, count: bool) -> bool | None:
+    """Whether two open answers agree: as quantities where both are, as dates or times where both are, else as texts."""
+    given, wanted = read_quantity(answer), read_quantity(accepted)
+    if given and wanted and not count and bool(_CODE.match(answer)) != bool(_CODE.match(accepted)):
         return None
-    (value, unit, decimals), (truth, true_unit, true_decimals) = given, wanted
-    places = min(decimals, true_decimals)
-    equal = math.isclose(value, truth, rel_tol=1e-6, abs_tol=1e-9) or (places >= 2 and round(value, places) == round(truth, places))
-    units_agree = unit == true_unit or not unit or not true_unit
-    if equal and {unit, true_unit} == {"%", ""}:
-        return True
-    rescaled = unit != true_unit and bool({unit, true_unit} & _SCALES)
-    return equal if units_agree and not rescaled else None
-
-
-def _number(text: str) -> tuple[float, str, int] | None:
-    """(value, unit, decimals) of a text that is one number with at most a short unit before or after it."""
-    plain = normalise(text).replace("\u2212", "-")
-    plain = re.sub(r"^\\[dt]?frac\{(\d+)\}\{(\d+)\}", r"\1/\2", plain)
-    signed = unicodedata.normalize("NFKC", text).strip().lstrip("$*( ").replace("\u2212", "-")
-    first, _, rest = plain.partition(" ")
-    if first in _NUMBER_WORDS:
-        return (_NUMBER_WORDS[first], rest, 0) if len(rest.split()) <= 2 and not any(c.isdigit() for c in rest) else None
-    source = signed.casefold() if signed[:1] in "+-." and signed[1:2].isdigit() else plain
-    match = _NUMBER.match(source)
-    if not match or not any(c.isdigit() for c in match[0]):
-        return None
-    unit = source[match.end() :].strip(" .,;:!?\"'`*_()[]")
-    if any(c.isdigit() for c in unit) or len(unit.split()) > 2 or "/" in unit[:1]:
-        return None
-    numerator, _, denominator = match[0].replace(",", "").partition("/")
-    try:
-        value = float(numerator) / float(denominator or 1)
-    except (ZeroDivisionError, ValueError, OverflowError):
-        return None
-    decimals = len(numerator.partition(".")[2]) if "e" not in numerator.casefold() else 0
-    return (value, unit, decimals) if math.isfinite(value) else None
+    if given and wanted:
+        return same_quantity(given, wanted, question, count=count)
+    moment = same_moment(answer, accepted)
+    if moment is not None:
+        return moment
+    return same_text(answer, accepted) or same_text(_IT_IS.sub("", answer), accepted) or same_list(answer, accepted, question) or None

@@ -24,6 +24,7 @@ SET_HELP = "Change a setting, as in -o generate.n=5. May be repeated."
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of settings, such as configs/demo.yaml.", show_default=False)]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, such as runs/demo.", show_default=False)]
+JournalFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or of a journal that runs share.", show_default=False)]
 Overrides = Annotated[list[str], typer.Option("--set", "-o", metavar="NAME=VALUE", help=SET_HELP, default_factory=list, show_default=False)]
 RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Ask again for what failed for good in an earlier run.")]
 
@@ -31,6 +32,8 @@ RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Ask again for
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 world = typer.Typer(no_args_is_help=True, help="The built-in tiny world, on its own: problems, base model, simulated teacher.", rich_markup_mode="markdown")
 app.add_typer(world, name="world", rich_help_panel="Parts of a run")
+journal = typer.Typer(no_args_is_help=True, help="The journal of paid requests: figures, export, and what to ask for anew.", rich_markup_mode="markdown")
+app.add_typer(journal, name="journal", rich_help_panel="Look at a run")
 
 
 @app.callback()
@@ -174,6 +177,24 @@ def results(
 
 
 @app.command(rich_help_panel="Look at a run")
+def calibrate(
+    run: RunFolder,
+    labels: Annotated[Path | None, typer.Option(help="JSON Lines of chain_id, correct and perhaps quality; default is the world's truth.")] = None,
+    sample: Annotated[int | None, typer.Option(min=1, help="Write RUN/to-label.jsonl, a sheet of so many chains to label, and stop.")] = None,
+    stage: Annotated[str, typer.Option(help="Whose verdicts and scores: assess, own-chains-assess, round1-chains-assess ..")] = "assess",
+) -> None:
+    """Hold the verdicts and scores of RUN against labels, with intervals: precision, recall, kappa, rank correlations, bias by position."""
+    from insightv.calibrate import report, sheet
+
+    if sample:
+        typer.echo(f"{sheet(run, sample, stage)}: fill in `correct` (and `quality`, if you like), then give it as --labels")
+        return
+    groups, positions = report(run, stage, labels)
+    _show(f"{stage} of {run}, against {labels or 'the truth of its world'}", groups)
+    _show("score by position in the request", positions)
+
+
+@app.command(rich_help_panel="Look at a run")
 def ask(
     image: Annotated[Path, typer.Argument(help="PNG, JPEG or WebP file.", show_default=False)],
     question: Annotated[str, typer.Argument(help="What to ask about it.", show_default=False)],
@@ -207,6 +228,37 @@ def publish(
     names = [stage.strip() for stage in what.split(",") if stage.strip()]
     _show(dest, publish(run, dest, names, name=name, public=public, licence=licence, language=language, base=base, dry_run=dry_run))
     typer.echo(f"nothing was sent; the cards are in {run / '.work' / 'publish'}" if dry_run else f"published at {dest}")
+
+
+@journal.command("stats")
+def journal_stats(place: JournalFolder) -> None:
+    """Show by model how many replies stand, and what was asked and paid."""
+    from insightv import bookkeeping, loop
+
+    _show(str(place), bookkeeping.stats(loop.journal_of(place)))
+
+
+@journal.command("export")
+def journal_export(
+    place: JournalFolder, out: Annotated[Path, typer.Argument(help="JSON Lines file to write; .jsonl.gz is compressed.", show_default=False)]
+) -> None:
+    """Write every reply as it came, one JSON line each."""
+    from insightv import bookkeeping, loop
+
+    typer.echo(f"{out}: {bookkeeping.export(loop.journal_of(place), out)} replies")
+
+
+@journal.command("prune")
+def journal_prune(
+    place: JournalFolder,
+    model: Annotated[str | None, typer.Option(help="Replies of this model, as NAME@REVISION (see `stats`).", show_default=False)] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="Requests that failed for good.")] = False,
+) -> None:
+    """Remove replies that will not be needed any more, or shall be asked for, and paid, again."""
+    from insightv import bookkeeping, loop
+
+    removed, freed = bookkeeping.prune(loop.journal_of(place), model=model, failed=failed)
+    typer.echo(f"{place}: {removed} replies removed, {freed / 2**20:.1f} MB freed")
 
 
 @world.command()

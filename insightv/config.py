@@ -125,6 +125,17 @@ class GenerateConfig(Settings):
     """Let the first path of a problem be one step ahead, so that the others find its prompt in the server's cache."""
 
 
+class FilterConfig(Settings):
+    """Which training problems get chains."""
+
+    hard_only: bool = False
+    """Only those that the generator answers wrongly when it is asked to answer directly: one short request for each problem, and a verdict."""
+    always: tuple[str, ...] = ()
+    """Sources whose problems are taken without being asked, such as sets of OCR or mathematics that the authors took whole."""
+    sampling: SamplingConfig = SamplingConfig(max_tokens=128)
+    """How the direct answer is decoded."""
+
+
 class AssessConfig(Settings):
     """Multi-granularity assessment (Insight-V, section 3.2): answer filtering, then path scoring."""
 
@@ -134,6 +145,11 @@ class AssessConfig(Settings):
     """Attempts at a reply in the strict format, and at scores that a reply left out."""
     rules_only: bool = False
     """Do not ask the judge where the rules do not settle it; such a chain counts as wrong."""
+    shuffles: int = Field(1, ge=1)
+    """Scoring requests per problem, each with the paths in another seeded order; a path's score is their mean, rounded half up."""
+    paths_per_request: int | None = Field(None, ge=2)
+    """Paths scored in one request at most; None is all of a problem. More are cut into groups of even size, and scores are then consistent within a
+    group only: a scorer that compares the paths it sees may be kinder to one group than to another. More `shuffles` mix the groups."""
 
 
 class ReasoningDataConfig(Settings):
@@ -353,6 +369,7 @@ class Config(Settings):
     budget: BudgetConfig = BudgetConfig()
     journal: Path | None = None
     """Folder of the journal of paid requests; None is the run's own. Runs that share one never pay twice for the same request."""
+    filter: FilterConfig = FilterConfig()
     generate: GenerateConfig = GenerateConfig()
     assess: AssessConfig = AssessConfig()
     reasoning: ReasoningDataConfig = ReasoningDataConfig()

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, NamedTuple
@@ -27,6 +28,8 @@ Row = dict[str, Any]
 
 _LINGER = 0.02
 """Seconds that a row waits for others to share its commit."""
+_ROWS = 64
+"""Rows written by one statement at most."""
 _FRESH = 0.1
 """Seconds in which another process's new file may go unseen by readers."""
 _TICK = 10**9
@@ -215,7 +218,10 @@ class Journal:
                 self._writer = self._open_own()
             self._writer.execute("BEGIN IMMEDIATE")
             try:
-                self._writer.executemany("INSERT INTO replies VALUES (?, ?)", rows)
+                # Many rows in a statement: each one gives way to other threads and waits for its turn again.
+                for first in range(0, len(rows), _ROWS):
+                    some = rows[first : first + _ROWS]
+                    self._writer.execute(f"INSERT INTO replies VALUES {', '.join(['(?, ?)'] * len(some))}", list(chain.from_iterable(some)))
                 self._writer.executemany(_ADD_BILL, [(self._payer, model, *bill) for model, bill in bills.items()])
                 self._writer.execute("COMMIT")
             except BaseException:

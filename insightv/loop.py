@@ -46,7 +46,7 @@ ROWS: dict[str, tuple[str, tuple[str, ...]]] = {
 VERBS = {
     "problems": r"problems",
     "base": r"base",
-    "generate": r"generate",
+    "generate": r"filter|generate",
     "assess": r"assess|truth",
     "build": r".*-data",
     "train": r"reasoner|summarizer|single|single-fair|multi-turn|dpo\d+",
@@ -64,7 +64,11 @@ def plan(config: Config) -> Plan:
     trained = c.world and (c.world.retrain_base, c.world.base_steps)
     add("base", (), start.make_base, [trained, c.models.base, c.seed], apart=True, outside=_base_files(c))
 
-    add("generate", ("problems",), chains.generate, [c.generate, _who(c, "generator"), c.seed])
+    chosen: tuple[str, ...] = ("problems",)
+    if c.filter.hard_only:
+        add("filter", ("problems",), chains.choose, [c.filter, c.prompts.direct, c.assess, *_who(c, "generator", "judge"), c.seed])
+        chosen = ("problems", "filter")
+    add("generate", chosen, chains.generate, [c.generate, _who(c, "generator"), c.seed])
     add("assess", ("problems", "generate"), partial(chains.assess_chains, source="generate", split="train"), _judging(c))
     if c.world:
         add("truth", ("problems", "generate", "assess"), partial(chains.measure_truth, source="generate", judged="assess", split="train"), [])
@@ -272,6 +276,11 @@ def _saved(run: Path, advice: str = "") -> Config:
     if not (run / "config.yaml").is_file():
         raise UserError(f"no run at {run}: it has no config.yaml{advice}")
     return load_config(run / "config.yaml")
+
+
+def journal_of(place: Path) -> Path:
+    """The folder of a run's journal; a folder that is no run's is taken for the journal's own."""
+    return (_saved(place).journal or place / "journal") if (place / "config.yaml").is_file() else place
 
 
 def status(run: Path) -> list[dict[str, object]]:

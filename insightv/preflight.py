@@ -25,6 +25,7 @@ ASSUMED = (
     "Assumed: every chain, verdict and scoring takes what the one here took, and the chains of the run's own models are as long as this one.",
     "Assumed: the judge is asked about every chain, and every path is correct and so scored. Rules settle many answers and wrong paths are not scored, "
     "so judge and scorer will take less.",
+    "Assumed: with `filter.hard_only` every training problem gets its chains; the direct answers before that are not counted.",
     "Assumed: a server with all requests in flight that the settings allow answers each as fast as it answered here, alone.",
 )
 """What a projection stands on."""
@@ -160,7 +161,9 @@ async def _write(problem: Problem, chat: Endpoint, config: Config) -> Piece:
     if chain.status == "ok":
         return Piece(said, spent={1: spent}, chain=chain)
     defects = "; ".join(DEFECTS[name] for name in chain.defects if name not in MENDED)
-    return Piece(said, trouble=chain.reason or f"the chain is not usable after {config.generate.step_tries} tries: {defects}")
+    if chain.status == "failed":
+        return Piece(said, trouble=chain.reason)
+    return Piece(said, trouble=f"the chain is not usable after {config.generate.step_tries} tries: {defects}; {chain.reason}")
 
 
 async def _judge(problem: Problem, chat: Endpoint, config: Config) -> Piece:
@@ -200,7 +203,7 @@ async def _measured(chat: Endpoint, work: Awaitable[T]) -> tuple[T, Spent]:
 
 def _projection(role: str, settings: EndpointConfig, config: Config, work: Sequence[Batch], piece: Piece) -> Facts:
     """The facts of the whole run, for one role."""
-    loads = _loads(role, work)
+    loads = _loads(role, work, config.generate.open_problems)
     items = sum(count for count, *_ in loads)
     amount = {"generator": f"{items:,} chains", "judge": f"up to {items:,} verdicts", "scorer": f"up to {items:,} scorings"}[role]
     if not piece.spent:
@@ -208,7 +211,7 @@ def _projection(role: str, settings: EndpointConfig, config: Config, work: Seque
     total = Spent()
     for count, paths, abreast in loads:
         each = _each(piece.spent, paths)
-        lanes = max(1, min(settings.concurrency, config.generate.open_problems, abreast))
+        lanes = max(1, min(settings.concurrency * len(settings.urls), abreast))
         total = Spent(*(whole + count * part for whole, part in zip(total, each._replace(seconds=each.seconds / lanes), strict=True)))
     silent = total.requests > 0 and total.prompt + total.completion == 0
     return {
@@ -227,13 +230,13 @@ def _cost(total: Spent, silent: bool, settings: EndpointConfig) -> float | str:
     return "unknown: no tokens reported" if silent else (total.prompt * settings.price_in + total.completion * settings.price_out) / 1e6
 
 
-def _loads(role: str, work: Sequence[Batch]) -> list[tuple[int, int, int]]:
+def _loads(role: str, work: Sequence[Batch], open_problems: int) -> list[tuple[int, int, int]]:
     """(pieces of work, paths in each, pieces under way at once at most) of a role, batch by batch."""
     if role == "generator":
-        return [(batch.problems * batch.n, 1, batch.problems * batch.n) for batch in work if batch.generated]
+        return [(batch.problems * batch.n, 1, min(batch.problems, open_problems) * batch.n) for batch in work if batch.generated]
     if role == "judge":
-        return [(batch.problems * batch.n, 1, batch.problems) for batch in work]
-    return [(batch.problems, batch.n, batch.problems) for batch in work if batch.scored]
+        return [(batch.problems * batch.n, 1, min(batch.problems, open_problems)) for batch in work]
+    return [(batch.problems, batch.n, min(batch.problems, open_problems)) for batch in work if batch.scored]
 
 
 def _each(spent: Mapping[int, Spent], paths: int) -> Spent:

@@ -95,9 +95,9 @@ def question_parts(problem: Problem, text: str) -> tuple[Text | Image, ...]:
     return _parts(problem, [(text, True)])
 
 
-def generator_messages(problem: Problem, steps: Sequence[Step], error: str | None = None) -> list[Message]:
-    """Ask for the next step (Insight-V, section 3.1); `error` says what made the last attempt at it unusable."""
-    return _progress(problem, steps, NEXT_STEP, error)
+def generator_messages(problem: Problem, said: Sequence[str], error: str | None = None) -> list[Message]:
+    """Ask for the step after those that were `said`, as JSON (Insight-V, section 3.1); `error` says what made the last attempt at it unusable."""
+    return _progress(problem, said, NEXT_STEP, error)
 
 
 def parse_step(text: str) -> tuple[Step | None, tuple[str, ...]]:
@@ -117,9 +117,9 @@ def parse_step(text: str) -> tuple[Step | None, tuple[str, ...]]:
     return Step(summary=summary.strip(), reasoning=reasoning.strip(), action="summary" if action == "summary" else "continue"), found
 
 
-def conclusion_messages(problem: Problem, steps: Sequence[Step], error: str | None = None) -> list[Message]:
+def conclusion_messages(problem: Problem, said: Sequence[str], error: str | None = None) -> list[Message]:
     """The closing turn: ask for the summary of the reasoning and the answer, R_ans = M(I, Q, [R_1 .. R_n])."""
-    return _progress(problem, steps, CONCLUDE, error)
+    return _progress(problem, said, CONCLUDE, error)
 
 
 def parse_conclusion(text: str) -> tuple[str, str, tuple[str, ...]]:
@@ -222,13 +222,14 @@ def single_completion(chain_text: str, answer: str) -> str:
     return f"{chain_text}\n<output>{answer}</output>"
 
 
-def _progress(problem: Problem, steps: Sequence[Step], request: str, error: str | None) -> list[Message]:
-    messages = [text_message("system", GENERATOR_INSTRUCTION)]
-    opening: tuple[tuple[str, bool], ...] = ((ask(problem), True), ("\n\n", False))
-    for step in steps:
-        messages += [Message("user", _parts(problem, [*opening, (NEXT_STEP, False)])), text_message("assistant", step.model_dump_json())]
-        opening = ()
-    return [*messages, Message("user", _parts(problem, [*opening, (request + _complaint(error), False)]))]
+def _progress(problem: Problem, said: Sequence[str], request: str, error: str | None) -> list[Message]:
+    requests = [*(NEXT_STEP for _ in said), request + _complaint(error)]
+    # Image and question stand in the first turn alone: what is sent again is paid again.
+    opening = Message("user", _parts(problem, [(ask(problem), True), (f"\n\n{requests[0]}", False)]))
+    messages = [text_message("system", GENERATOR_INSTRUCTION), opening]
+    for step, following in zip(said, requests[1:], strict=True):
+        messages += [text_message("assistant", step), text_message("user", following)]
+    return messages
 
 
 def _complaint(error: str | None) -> str:

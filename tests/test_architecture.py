@@ -13,15 +13,15 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "insightv"
 
 LAYERS = (
-    ("records", "config", "images", "files", "cache", "sorting"),
-    ("answers", "replies", "chain_text", "journal", "store"),
+    ("records", "config", "images", "files", "cache", "sorting", "rules"),
+    ("answers", "replies", "chain_text", "journal", "bookkeeping", "store"),
     ("models.chat",),
     ("prompts",),
     ("models",),
     ("generation", "datasets", "agents", "scale"),
     ("training", "evaluation", "serving"),
     ("world",),
-    ("stages", "processes", "preflight", "table", "loop", "child", "results", "publish"),
+    ("stages", "processes", "preflight", "table", "calibrate", "loop", "child", "results", "publish"),
     ("cli",),
 )
 """From the bottom up. A name stands for a module or for a folder; the longest that fits places a module."""

@@ -11,7 +11,9 @@ from PIL import Image
 from insightv import cli
 from insightv.models.chat import EndpointDown
 
-VERBS = ("demo", "run", "check", "import", "generate", "assess", "build", "train", "evaluate", "report", "results", "status", "ask", "publish", "world")
+WORK = ("demo", "run", "check", "import", "generate", "assess", "build", "train", "evaluate", "world")
+LOOKS = ("report", "results", "calibrate", "status", "defects", "ask", "publish", "journal")
+VERBS = (*WORK, *LOOKS)
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:

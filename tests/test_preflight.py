@@ -193,7 +193,8 @@ def test_a_chain_or_a_reply_that_cannot_be_used_is_a_failure_with_its_defects(sc
     monkeypatch.setattr(script, "_say", lambda role, *_: {"summary": ""} if role != "probe" else {"answer": "ready"})
     rows = checked()
     assert not any(row["ready"] for row in rows.values())
-    assert rows["generator"]["reasons"] == ["the chain is not usable after 3 tries: a required text is empty; a required key is missing"]
+    said = 'the chain is not usable after 3 tries: a required text is empty; a required key is missing; unusable: {"summary": ""}'
+    assert rows["generator"]["reasons"] == [said]
     assert rows["judge"]["reasons"] == ["not judged: a required key is missing"]
 
 
@@ -224,7 +225,7 @@ def test_all_that_the_run_asks_of_a_teacher_is_projected(checked: Check) -> None
 
 def test_hours_are_shared_by_the_requests_that_the_run_has_in_flight(script: Scripted, checked: Check) -> None:
     script.seconds = 0.05
-    for concurrency, problems, lanes in ((2, 256, 2), (64, 3, 3), (64, 256, 20)):
+    for concurrency, problems, lanes in ((2, 256, 2), (64, 3, 6), (64, 256, 20)):
         facts = checked(generator={"concurrency": concurrency}, generate={"n": 2, "open_problems": problems})["generator"]
         seconds = float(facts["it took"].split()[-2])
         assert seconds >= 0.15 and facts["hours"] * 3600 == pytest.approx(seconds * 20 / lanes, abs=0.005 * 20 / lanes + 1e-6)

@@ -33,6 +33,7 @@ from insightv.records import Chain, Problem, Step
 
 PROBLEM = Problem(id="p", question="Which {chain} colour?", images=("d1",), options=("red", "blue"), answers=("B",), answer_type="choice")
 STEPS = (Step(summary="Look", reasoning="One red."), Step(summary="Think", reasoning="So.", action="summary"))
+SAID = [step.model_dump_json() for step in STEPS]
 
 
 def text_of(message: Message) -> str:
@@ -64,20 +65,22 @@ def test_agents_prompts_hold_image_question_and_instruction() -> None:
 
 
 def test_every_generator_request_begins_with_the_one_before() -> None:
-    requests = [generator_messages(PROBLEM, STEPS[:n]) for n in range(3)]
+    requests = [generator_messages(PROBLEM, SAID[:n]) for n in range(3)]
     for shorter, longer in itertools.pairwise(requests):
         assert longer[: len(shorter)] == shorter
     assert text_of(requests[0][0]).startswith(GENERATOR)
     assert requests[0][1].parts[0] == Image("d1")
-    closing = conclusion_messages(PROBLEM, STEPS)
+    closing = conclusion_messages(PROBLEM, SAID)
     assert closing[:-1] == requests[2][:-1]
     assert (text_of(requests[2][-1]), text_of(closing[-1])) == (NEXT_STEP, CONCLUDE)
+    # An image that every turn sent again would be paid again in every step.
+    assert [part for message in closing for part in message.parts if isinstance(part, Image)] == [Image(name) for name in PROBLEM.images]
     roles = [message.role for message in closing]
     assert roles == ["system", "user", "assistant", "user", "assistant", "user"]
 
 
 def test_an_error_is_said_in_the_last_turn_only() -> None:
-    plain, told = generator_messages(PROBLEM, STEPS[:1]), generator_messages(PROBLEM, STEPS[:1], "no JSON object in the reply")
+    plain, told = generator_messages(PROBLEM, SAID[:1]), generator_messages(PROBLEM, SAID[:1], "no JSON object in the reply")
     assert told[:-1] == plain[:-1]
     assert text_of(told[-1]).startswith(text_of(plain[-1]))
     assert "no JSON object in the reply" in text_of(told[-1])

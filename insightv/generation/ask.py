@@ -1,6 +1,6 @@
 """Ask a model for a reply in a strict format, and again with the error said to it when the reply cannot be used."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -33,7 +33,7 @@ class Asked(Generic[T]):
 
 
 async def ask(
-    chat: Chat, messages: Callable[[str | None], list[Message]], read: Callable[[str], tuple[T, tuple[str, ...]]], samplings: list[Sampling]
+    chat: Chat, messages: Callable[[str | None], list[Message]], read: Callable[[str], tuple[T, tuple[str, ...]]], samplings: Iterable[Sampling]
 ) -> Asked[T]:
     """Ask with each sampling in turn until a reply is usable; `messages` gets what was wrong with the reply before."""
     error, usage, said = None, Usage(), ""
@@ -57,11 +57,12 @@ def decoding(settings: SamplingConfig, seed: int, *, n: int = 1, schema: Mapping
     return Sampling(n=n, seed=seed, temperature=settings.temperature, top_p=settings.top_p, max_tokens=settings.max_tokens, schema=schema)
 
 
-def attempts(settings: SamplingConfig, tries: int, schema: Mapping[str, Any], *draw: Any) -> list[Sampling]:
+def attempts(settings: SamplingConfig, tries: int, schema: Mapping[str, Any], *draw: Any) -> Iterator[Sampling]:
     """The samplings of up to `tries` attempts at one draw, each with a seed of its own."""
-    return [decoding(settings, derive_seed(*draw, attempt), schema=schema) for attempt in range(tries)]
+    return (decoding(settings, derive_seed(*draw, attempt), schema=schema) for attempt in range(tries))
 
 
 def total_usage(*usages: Usage) -> Usage:
     """The sum of several requests' tokens."""
-    return Usage(**{name: sum(getattr(usage, name) for usage in usages) for name in Usage.model_fields})
+    # Sums of what was validated need not be validated.
+    return Usage.model_construct(**{name: sum(getattr(usage, name) for usage in usages) for name in Usage.model_fields})

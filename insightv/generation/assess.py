@@ -1,10 +1,13 @@
-"""Multi-granularity assessment (Insight-V, section 3.2): answer filtering by rules and a judge, then path scores given in one request."""
+"""Multi-granularity assessment (Insight-V, section 3.2): answer filtering by rules and a judge, then path scores given together."""
 
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import partial
+from itertools import pairwise
+from math import factorial
 from random import Random
+from typing import Any
 
 from scipy.stats import spearmanr
 
@@ -12,6 +15,7 @@ from insightv.answers import settle
 from insightv.config import AssessConfig
 from insightv.generation.ask import ask, attempts
 from insightv.models.chat import Chat
+from insightv.models.together import together
 from insightv.prompts import SCORES_SCHEMA, VERDICT_SCHEMA, judge_messages, parse_scores, parse_verdict, scorer_messages
 from insightv.records import Chain, Problem, Score, Verdict
 from insightv.replies import DEFECTS, MENDED
@@ -44,15 +48,74 @@ async def verdict(problem: Problem, chain: Chain, judge: Chat | None, settings: 
     return Verdict(chain_id=chain.id, problem_id=problem.id, correct=right, by="judge", reason=reason)
 
 
-async def scores(problem: Problem, chains: Sequence[Chain], scorer: Chat, settings: AssessConfig, seed: int) -> list[Score]:
-    """A score 1..100 for each chain, in the order given; all stand in one request, shuffled by the seed.
+async def verdicts(problem: Problem, chains: Sequence[Chain], judge: Chat | None, settings: AssessConfig, seed: int) -> list[Verdict]:
+    """A verdict for each chain of one problem, in the order given: one request for equal answers, different answers side by side."""
+    # A failed chain's empty answer is nobody's answer.
+    first = {(chain.status == "failed" and chain.id, chain.answer): chain for chain in reversed(chains)}
 
-    A request that left a score out is made again, whole, up to `tries`; what a chain got first counts.
+    async def one(chain: Chain) -> Verdict:
+        return await verdict(problem, chain, judge, settings, seed)
+
+    judged = dict(zip(first, await together(map(one, first.values())), strict=True))
+    return [judged[chain.status == "failed" and chain.id, chain.answer].model_copy(update={"chain_id": chain.id}) for chain in chains]
+
+
+async def scores(problem: Problem, chains: Sequence[Chain], scorer: Chat, settings: AssessConfig, seed: int) -> list[Score]:
+    """A score 1..100 for each chain, in the order given: `mean` of what `rate` gets."""
+    return mean(await rate(problem, chains, scorer, settings, seed))
+
+
+async def rate(problem: Problem, chains: Sequence[Chain], scorer: Chat, settings: AssessConfig, seed: int) -> list[list[Score]]:
+    """For each of `shuffles` orders a score 1..100 for each chain, in the order given.
+
+    All chains stand in one request, or in even groups of `paths_per_request` at most; the orders differ as long as there are others.
     """
     if not chains:
-        return []
-    shown = sorted(chains, key=lambda chain: chain.id)
-    Random(derive_seed(seed, problem.id, "order")).shuffle(shown)
+        return [[] for _ in range(settings.shuffles)]
+    requests = [
+        (turn, group) for turn, order in enumerate(_orders(problem, chains, settings.shuffles, seed)) for group in _groups(order, settings.paths_per_request)
+    ]
+
+    async def one(request: tuple[int, list[Chain]]) -> list[Score]:
+        turn, shown = request
+        return await _rate_shown(problem, shown, scorer, settings, (seed, problem.id, "scores", [chain.id for chain in shown], *([turn] if turn else [])))
+
+    found: list[dict[str, Score]] = [{} for _ in range(settings.shuffles)]
+    for (turn, _), given in zip(requests, await together(map(one, requests)), strict=True):
+        found[turn] |= {score.chain_id: score for score in given}
+    return [[ratings[chain.id] for chain in chains] for ratings in found]
+
+
+def mean(ratings: Sequence[Sequence[Score]]) -> list[Score]:
+    """The mean score of each chain, rounded half up, of those orders in which it got one; reason and position are those of the first of these."""
+    merged = []
+    for those in zip(*ratings, strict=True):
+        given = [score for score in those if score.value is not None]
+        values = [score.value for score in those if score.value is not None]
+        merged.append(given[0].model_copy(update={"value": (2 * sum(values) + len(values)) // (2 * len(values))}) if given else those[0])
+    return merged
+
+
+def _orders(problem: Problem, chains: Sequence[Chain], count: int, seed: int) -> list[list[Chain]]:
+    known, orders = sorted(chains, key=lambda chain: chain.id), list[list[Chain]]()
+    for turn in range(count):
+        order, rng = list(known), Random(derive_seed(seed, problem.id, "order", *([turn] if turn else [])))
+        rng.shuffle(order)
+        while order in orders and len(orders) < factorial(len(order)):
+            rng.shuffle(order)
+        orders.append(order)
+    return orders
+
+
+def _groups(order: list[Chain], limit: int | None) -> list[list[Chain]]:
+    """The order cut into as few parts as the limit allows, whose sizes differ by one at most."""
+    count = 1 if limit is None else -(-len(order) // limit)
+    bounds = [len(order) * part // count for part in range(count + 1)]
+    return [order[start:end] for start, end in pairwise(bounds)]
+
+
+async def _rate_shown(problem: Problem, shown: list[Chain], scorer: Chat, settings: AssessConfig, draw: tuple[Any, ...]) -> list[Score]:
+    """The scores of one request, in the order shown; one that left a score out is made again, whole, up to `tries`, and what came first counts."""
     given: dict[str, tuple[int, str]] = {}
 
     def read(text: str) -> tuple[None, tuple[str, ...]]:
@@ -62,12 +125,10 @@ async def scores(problem: Problem, chains: Sequence[Chain], scorer: Chat, settin
                 given.setdefault(chain.id, (value, reason))
         return None, found if len(given) < len(shown) else ()
 
-    samplings = attempts(settings.scorer_sampling, settings.tries, SCORES_SCHEMA, seed, problem.id, "scores", [chain.id for chain in shown])
-    asked = await ask(scorer, partial(scorer_messages, problem, shown), read, samplings)
+    asked = await ask(scorer, partial(scorer_messages, problem, shown), read, attempts(settings.scorer_sampling, settings.tries, SCORES_SCHEMA, *draw))
     lacking = (None, f"not scored: {asked.failure or _unusable(asked.defects)}")
-    places = {chain.id: place for place, chain in enumerate(shown)}
-    results = [(chain, *given.get(chain.id, lacking)) for chain in chains]
-    return [Score(chain_id=chain.id, problem_id=problem.id, value=value, reason=reason, position=places[chain.id]) for chain, value, reason in results]
+    results = [(place, chain, *given.get(chain.id, lacking)) for place, chain in enumerate(shown)]
+    return [Score(chain_id=chain.id, problem_id=problem.id, value=value, reason=reason, position=place) for place, chain, value, reason in results]
 
 
 def agreement(rated: Iterable[tuple[bool | None, int | None, bool, float]]) -> dict[str, float | int | None]:

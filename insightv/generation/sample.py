@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 
 from insightv.answers import normalise
 from insightv.chain_text import parse_chain
@@ -50,13 +50,16 @@ async def progressive(problem: Problem, chat: Chat, settings: GenerateConfig, *,
     """
     identity = [problem.id, chat.identity, "progressive", settings.model_dump(exclude={"n", "open_problems", "lead"}), seed, index]
     chain = Chain(id=content_hash(identity), problem_id=problem.id, model=chat.identity, mode="progressive", index=index)
+    # Steps are shown to their writer as it said them, so that a server finds in its cache what it wrote itself.
+    said: list[str] = []
     while chain.status == "ok" and len(chain.steps) < settings.max_steps and not _closing(chain):
-        chain = await _with_step(chain, problem, chat, settings, seed)
+        chain = await _with_step(chain, said, problem, chat, settings, seed)
         on_step()
     if chain.status == "ok" and not _closing(chain):
         last = chain.steps[-1].model_copy(update={"action": "summary"})
+        said[-1] = last.model_dump_json()
         chain = _grown(chain, steps=(*chain.steps[:-1], last), defects=(*chain.defects, "step_limit"))
-    return await _with_conclusion(chain, problem, chat, settings, seed) if chain.status == "ok" else chain
+    return await _with_conclusion(chain, said, problem, chat, settings, seed) if chain.status == "ok" else chain
 
 
 async def single(
@@ -93,7 +96,11 @@ def repeats(step: Step, earlier: Sequence[Step]) -> bool:
 
 def _said(step: Step) -> tuple[str, str]:
     # Two titles may rightly lead to one text: counts of two things can both be none.
-    return normalise(step.summary), normalise(step.reasoning)
+    return _plain(step.summary), _plain(step.reasoning)
+
+
+_plain = lru_cache(4096)(normalise)
+"""Each step is compared with all before it, so an early one over and over."""
 
 
 def _repetitions(steps: Sequence[Step], text: str) -> list[str]:
@@ -103,30 +110,33 @@ def _repetitions(steps: Sequence[Step], text: str) -> list[str]:
     return [*found, *(["repetition"] if max(runs.values(), default=0) >= _LOOP_TIMES else [])]
 
 
-async def _with_step(chain: Chain, problem: Problem, chat: Chat, settings: GenerateConfig, seed: int) -> Chain:
+async def _with_step(chain: Chain, said: list[str], problem: Problem, chat: Chat, settings: GenerateConfig, seed: int) -> Chain:
     def read(text: str) -> tuple[Step | None, tuple[str, ...]]:
         step, found = parse_step(text)
         return step, (*found, *(["repeated_step"] if step and repeats(step, chain.steps) else []))
 
     samplings = attempts(settings.sampling, settings.step_tries, STEP_SCHEMA, seed, problem.id, chain.index, len(chain.steps))
-    asked = await ask(chat, partial(generator_messages, problem, chain.steps), read, samplings)
+    asked = await ask(chat, partial(generator_messages, problem, tuple(said)), read, samplings)
     usage, defects, step = total_usage(chain.usage, asked.usage), (*chain.defects, *asked.defects), asked.value
     if asked.failure:
         return _grown(chain, usage=usage, defects=defects, status="failed", reason=asked.failure)
     if step is None or not asked.usable:
         return _grown(chain, usage=usage, defects=defects, reason=_unusable(asked.said))
-    if step.action == "summary" and len(chain.steps) + 1 < settings.min_steps:
+    early = step.action == "summary" and len(chain.steps) + 1 < settings.min_steps
+    if early:
         step, defects = step.model_copy(update={"action": "continue"}), (*defects, "early_summary")
+    # What had to be mended is shown mended: it is an example for the steps that follow.
+    said.append(asked.said if not early and {"retried"}.issuperset(asked.defects) else step.model_dump_json())
     return _grown(chain, usage=usage, defects=defects, steps=(*chain.steps, step))
 
 
-async def _with_conclusion(chain: Chain, problem: Problem, chat: Chat, settings: GenerateConfig, seed: int) -> Chain:
+async def _with_conclusion(chain: Chain, said: list[str], problem: Problem, chat: Chat, settings: GenerateConfig, seed: int) -> Chain:
     def read(text: str) -> tuple[tuple[str, str], tuple[str, ...]]:
         conclusion, answer, found = parse_conclusion(text)
         return (conclusion, answer), found
 
     samplings = attempts(settings.sampling, settings.step_tries, CONCLUSION_SCHEMA, seed, problem.id, chain.index, "conclusion")
-    asked = await ask(chat, partial(conclusion_messages, problem, chain.steps), read, samplings)
+    asked = await ask(chat, partial(conclusion_messages, problem, said), read, samplings)
     usage, defects = total_usage(chain.usage, asked.usage), (*chain.defects, *asked.defects)
     if asked.failure:
         return _grown(chain, usage=usage, defects=defects, status="failed", reason=asked.failure)

@@ -7,7 +7,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import orjson
 import PIL.Image
 
 from insightv.config import EndpointConfig
@@ -250,7 +249,7 @@ def _ready(body: bytes, known: Container[str]) -> bytes:
 
 def _probes(model: str, sampling: Sampling) -> dict[str, bytes]:
     """Small requests by the capability that they try."""
-    grey = orjson.Fragment(image_part(encode_png(PIL.Image.new("RGB", (64, 64), "grey"))))
+    grey = image_part(encode_png(PIL.Image.new("RGB", (64, 64), "grey")))
     schema = {"type": "object", "properties": {"answer": {"type": "string"}}, "required": ["answer"], "additionalProperties": False}
     plain = [text_message("user", "Answer with the one word: ready")]
     asked = {

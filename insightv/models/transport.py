@@ -225,6 +225,8 @@ class Transport:
                 timeout=aiohttp.ClientTimeout(total=self._config.timeout, sock_connect=min(30.0, self._config.timeout)),
                 headers={"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {}),
                 read_bufsize=2**20,
+                # No server of this kind sets cookies; to look for them costs every request.
+                cookie_jar=aiohttp.DummyCookieJar(),
                 # A proxy of the environment leads out of this machine, never to a server on it.
                 trust_env=not local,
             )

@@ -1,13 +1,14 @@
 """The chat-completions protocol: request bodies from messages, replies from what a server sends."""
 
 from collections.abc import Callable, Container, Mapping, Sequence
+from itertools import chain
 from typing import Any, Literal
 
 import orjson
 
 from insightv.cache import ByteCache
 from insightv.images import to_data_url
-from insightv.models.chat import Image, Message, Reply, Sampling
+from insightv.models.chat import Image, Message, Reply, Sampling, Text
 from insightv.records import Usage
 from insightv.store import ImageStore, derive_seed
 
@@ -20,6 +21,10 @@ class BrokenReply(ValueError):
     """A server's 200 that holds no reply; worth another attempt."""
 
 
+_PLACE = orjson.Fragment(b"\0")
+"""Where an image goes: a byte that JSON never holds."""
+
+
 class ImageParts:
     """Images as ready pieces of JSON by digest, so that the base64 of one is made once however often it is sent."""
 
@@ -29,11 +34,11 @@ class ImageParts:
         self._form = form
         self._cache = ByteCache(cache * 2**20)
 
-    def __call__(self, digest: str, known: Container[str] = ()) -> orjson.Fragment:
+    def __call__(self, digest: str, known: Container[str] = ()) -> bytes:
         """The part of a stored image; without the image where the server knows its uuid."""
         if digest in known:
-            return orjson.Fragment(orjson.dumps({"type": "image_url", "image_url": None, "uuid": digest}))
-        return orjson.Fragment(self._cache.get(digest, lambda: self._make(digest)))
+            return orjson.dumps({"type": "image_url", "image_url": None, "uuid": digest})
+        return self._cache.get(digest, lambda: self._make(digest))
 
     def _make(self, digest: str) -> bytes:
         if self._form == "file":
@@ -55,7 +60,7 @@ def request_body(
     messages: Sequence[Message],
     sampling: Sampling,
     index: int,
-    image: Callable[[str], orjson.Fragment],
+    image: Callable[[str], bytes],
     *,
     n: int = 1,
     schema: bool = True,
@@ -65,9 +70,10 @@ def request_body(
 
     A field that `sampling.extra` sets to None is left out, so {"max_tokens": None} suits servers that refuse it.
     """
+    images: list[bytes] = []
     body: Json = {
         "model": model,
-        "messages": [{"role": message.role, "content": _content(message, image)} for message in messages],
+        "messages": [{"role": message.role, "content": _content(message, image, images)} for message in messages],
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
         "max_tokens": sampling.max_tokens,
@@ -87,13 +93,17 @@ def request_body(
     if stream:
         body |= {"stream": True, "stream_options": {"include_usage": True}}
     body |= sampling.extra
-    return orjson.dumps({name: value for name, value in body.items() if value is not None})
+    texts = orjson.dumps({name: value for name, value in body.items() if value is not None}).split(b"\0")
+    # Joined once: a serializer that grows its buffer would copy the images over and over.
+    return b"".join([*chain.from_iterable(zip(texts, images, strict=False)), texts[-1]])
 
 
-def _content(message: Message, image: Callable[[str], orjson.Fragment]) -> str | list[Any]:
-    if any(isinstance(part, Image) for part in message.parts):
-        return [image(part.digest) if isinstance(part, Image) else {"type": "text", "text": part.text} for part in message.parts]
-    return "".join(part.text for part in message.parts if not isinstance(part, Image))
+def _content(message: Message, image: Callable[[str], bytes], images: list[bytes]) -> str | list[Any]:
+    """The content with places for its images, whose parts are appended to `images`."""
+    if not any(isinstance(part, Image) for part in message.parts):
+        return "".join(part.text for part in message.parts if isinstance(part, Text))
+    images += [image(part.digest) for part in message.parts if isinstance(part, Image)]
+    return [_PLACE if isinstance(part, Image) else {"type": "text", "text": part.text} for part in message.parts]
 
 
 def read_completion(data: bytes) -> list[Json]:

@@ -9,34 +9,74 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from insightv import agents
 from insightv.answers import settle
 from insightv.config import SamplingConfig, UserError
 from insightv.files import replacing
 from insightv.generation import assess
+from insightv.generation.difficulty import direct_verdict
 from insightv.generation.diversity import diversity
 from insightv.generation.sample import paths
 from insightv.models.chat import Chat
 from insightv.models.endpoint import Endpoint
+from insightv.prompts import direct_messages
 from insightv.records import Chain, Problem, Score, Verdict
 from insightv.scale import completed, run
 from insightv.sorting import Sorter
-from insightv.stages.context import Context, Summary
+from insightv.stages.context import CHOSEN, Context, Summary
 from insightv.stages.live import Defects, Live
 from insightv.store import read_manifest, read_records
 from insightv.world.truth import chain_truth
 
 
+def choose(context: Context, work: Path) -> Summary:
+    """The training problems that the generator's direct answer misses, in their order, and those that need not be asked."""
+    config, settings = context.config, context.config.filter
+    generator, judge = context.endpoint(config.models.generator), context.endpoint(config.models.judge)
+    kept = {name: Sorter(work / "scratch" / name) for name in (CHOSEN, "rejections")}
+    counts: Counter[str] = Counter()
+    live = Live(context.report, context.count("train"), [generator.stats, judge.stats])
+
+    async def one(problem: Problem) -> tuple[Problem, Verdict | None]:
+        if problem.source in settings.always:
+            return problem, None
+        messages = partial(direct_messages, prompts=config.prompts)
+        return problem, await direct_verdict(problem, generator, judge, messages, settings.sampling, config.assess, config.seed)
+
+    async def write() -> None:
+        async with aclosing(completed(one, context.stream("train"), concurrency=config.generate.open_problems)) as answered:
+            async for position, (problem, verdict) in answered:
+                place = position.to_bytes(8)
+                if verdict and verdict.correct:
+                    kept["rejections"].add(place, orjson.dumps({"problem_id": problem.id, "reason": "answered_directly"}) + b"\n")
+                else:
+                    kept[CHOSEN].add(place, problem.model_dump_json().encode() + b"\n")
+                counts["not asked" if verdict is None else {True: "easy", False: "hard", None: "failed"}[verdict.correct]] += 1
+                live.done(1)
+
+    _finish(write(), generator, judge)
+    for name, lines in kept.items():
+        _write(work / f"{name}.jsonl", lines)
+    if not counts.total() - counts["easy"]:
+        raise UserError(
+            f"the generator answers all {counts['easy']} training problems directly: none is left for chains; take harder ones or filter.hard_only: false"
+        )
+    return {CHOSEN: counts.total() - counts["easy"], **{name: counts[name] for name in ("hard", "easy", "not asked", "failed")}}
+
+
 def generate(context: Context, work: Path) -> Summary:
-    """The teacher's N chains for each training problem (Insight-V, section 3.1)."""
+    """The teacher's N chains for each training problem, or for those that a filter chose (Insight-V, section 3.1)."""
     config, settings = context.config, context.config.generate
+    split = CHOSEN if config.filter.hard_only else "train"
     chat = context.endpoint(config.models.generator)
     kept = Sorter(work / "scratch" / "chains")
-    live = Live(context.report, context.count("train") * settings.n, [chat.stats])
+    live = Live(context.report, context.count(split) * settings.n, [chat.stats])
 
     async def write() -> None:
         one = partial(paths, chat=chat, settings=settings, seed=config.seed)
-        async with aclosing(completed(one, context.stream("train"), concurrency=settings.open_problems)) as groups:
+        async with aclosing(completed(one, context.stream(split), concurrency=settings.open_problems)) as groups:
             async for _, chains in groups:
                 _keep(chains, kept, live)
 
@@ -79,32 +119,38 @@ def rotate(problems: Sequence[Problem], start: int, count: int) -> list[Problem]
 
 
 def assess_chains(context: Context, work: Path, source: str, split: str, *, score: bool = True) -> Summary:
-    """Verdicts of a stage's chains and, unless told not to, scores of those found correct, all of a problem in one request."""
+    """Verdicts of a stage's chains and, unless told not to, scores of those found correct, all of a problem together.
+
+    With several shuffles, `ratings.jsonl` holds the score of each order, of which those in `scores.jsonl` are the means.
+    """
     config = context.config
     judge, scorer = context.endpoint(config.models.judge), context.endpoint(config.models.scorer)
-    kept = {name: Sorter(work / "scratch" / name) for name in ("verdicts", "scores")}
+    kept = {name: Sorter(work / "scratch" / name) for name in ("verdicts", "scores", *(["ratings"] if config.assess.shuffles > 1 else []))}
     tally: Counter[str] = Counter()
     live = Live(context.report, read_manifest(context.run.folder / source)["summary"]["problems"], [judge.stats, scorer.stats])
 
-    async def one(group: tuple[Problem, list[Chain]]) -> tuple[list[Chain], list[Verdict], list[Score]]:
+    async def one(group: tuple[Problem, list[Chain]]) -> tuple[list[Chain], list[Verdict], list[list[Score]]]:
         problem, chains = group
-        verdicts = [await assess.verdict(problem, chain, judge, config.assess, config.seed) for chain in chains]
+        verdicts = await assess.verdicts(problem, chains, judge, config.assess, config.seed)
         correct = [chain for chain, verdict in zip(chains, verdicts, strict=True) if verdict.correct and chain.status == "ok"]
-        return chains, verdicts, await assess.scores(problem, correct, scorer, config.assess, config.seed) if score else []
+        return chains, verdicts, await assess.rate(problem, correct, scorer, config.assess, config.seed) if score else []
 
     async def write() -> None:
         groups = context.grouped(source, split, work / "scratch" / "problems")
         async with aclosing(completed(one, groups, concurrency=config.generate.open_problems)) as judged:
-            async for _, (chains, verdicts, scores) in judged:
-                for name, records in (("verdicts", verdicts), ("scores", scores)):
-                    for record in records:
-                        kept[name].add(record.problem_id.encode(), record.model_dump_json().encode() + b"\n")
+            async for _, (chains, verdicts, ratings) in judged:
+                scores = assess.mean(ratings)
+                orders = [rating for order in ratings for rating in order]
+                records: dict[str, Sequence[Verdict | Score]] = {"verdicts": verdicts, "scores": scores, "ratings": orders}
+                for name, sorter in kept.items():
+                    for record in records[name]:
+                        sorter.add(record.problem_id.encode(), record.model_dump_json().encode() + b"\n")
                 tally.update(_judged(chains, verdicts, scores))
                 live.done(1)
 
     _finish(write(), judge, scorer)
-    for name, records in kept.items():
-        _write(work / f"{name}.jsonl", records)
+    for name, sorter in kept.items():
+        _write(work / f"{name}.jsonl", sorter)
     return _assessed(tally)
 
 

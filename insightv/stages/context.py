@@ -24,6 +24,9 @@ Summary = dict[str, Any]
 Report = Callable[[dict[str, Any]], None]
 """Hears `step`, `of` and what else is worth showing while a stage runs."""
 
+CHOSEN = "chosen"
+"""The training problems that get chains, where a filter chooses them."""
+
 SHIPPED_BASE = Path(__file__).parent.parent / "world" / "base" / "weights"
 
 
@@ -47,7 +50,8 @@ class Context:
 
     def count(self, split: str) -> int:
         """How many problems a split has."""
-        count: int = read_manifest(self.run.folder / "problems")["summary"][split]
+        stage = "filter" if split == CHOSEN else "problems"
+        count: int = read_manifest(self.run.folder / stage)["summary"][split]
         return count
 
     def by_id(self, splits: Sequence[str], scratch: Path) -> Iterator[Problem]:
@@ -114,7 +118,7 @@ class Context:
         return count
 
     def _split(self, name: str) -> Path:
-        return self.run.folder / "problems" / f"{name}.jsonl"
+        return self.run.folder / ("filter" if name == CHOSEN else "problems") / f"{name}.jsonl"
 
 
 def base_path(config: Config, run: Run) -> Path:

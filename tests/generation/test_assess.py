@@ -4,13 +4,16 @@ import asyncio
 import json
 import re
 from collections.abc import Callable
+from random import Random
 from typing import Any
 
 import pytest
 
 from insightv.config import AssessConfig
-from insightv.generation.assess import agreement, scores, verdict
+from insightv.generation.assess import agreement, mean, rate, scores, verdict, verdicts
+from insightv.models.chat import Reply
 from insightv.records import Chain, Problem, Score, Step, Verdict
+from insightv.store import derive_seed
 
 PROBLEM = Problem(id="p", question="Where?", answers=("in Paris",), answer_type="text")
 
@@ -108,6 +111,113 @@ def test_scores_that_never_come_are_none_beside_those_that_came(scripted: Any) -
     assert "no score" in result[1].reason
     assert {score.value for score in scored(scripted, CHAINS, lambda body: 400)} == {None}
     assert scored(scripted, [], never) == []
+
+
+def test_equal_answers_are_judged_once_and_different_ones_side_by_side(scripted: Any) -> None:
+    asked: list[str] = []
+    chains = [chain("a", "Lyon"), chain("b", "the capital"), chain("c", "Lyon"), chain("d", "In Paris"), chain("e", "Lyon", status="failed", reason="gone")]
+
+    def script(body: Any) -> str:
+        asked.append(json.loads(body["messages"][-1]["content"])["answer"])
+        return json.dumps({"reason": asked[-1], "verdict": "correct" if asked[-1] != "Lyon" else "incorrect"})
+
+    async def go() -> tuple[list[Verdict], list[Verdict]]:
+        async with scripted(script) as judge:
+            together = await verdicts(PROBLEM, chains, judge, AssessConfig(), 3)
+            count = sorted(asked)
+            assert count == ["Lyon", "the capital"]
+            return together, [await verdict(PROBLEM, each, judge, AssessConfig(), 3) for each in chains]
+
+    together, alone = asyncio.run(go())
+    assert together == alone
+    assert [(found.chain_id, found.correct, found.by) for found in together] == [
+        ("a", False, "judge"),
+        ("b", True, "judge"),
+        ("c", False, "judge"),
+        ("d", True, "rule"),
+        ("e", None, "none"),
+    ]
+
+
+def test_different_answers_are_in_flight_together() -> None:
+    class Waiting:
+        """A judge that answers nobody before it was asked twice."""
+
+        identity = "waiting"
+
+        def __init__(self) -> None:
+            self.both, self.asked = asyncio.Event(), 0
+
+        async def complete(self, messages: Any, sampling: Any) -> list[Reply]:
+            self.asked += 1
+            if self.asked == 2:
+                self.both.set()
+            await asyncio.wait_for(self.both.wait(), 5)
+            return [Reply(says("correct")(None))]  # type: ignore[arg-type]
+
+    async def go() -> list[Verdict]:
+        judge: Any = Waiting()
+        return await verdicts(PROBLEM, [chain("a", "Lyon"), chain("b", "Nice")], judge, AssessConfig(), 3)
+
+    assert [found.correct for found in asyncio.run(go())] == [True, True]
+
+
+def rated(scripted: Any, chains: list[Chain], script: Callable[[Any], str | int], settings: AssessConfig, seed: int = 0) -> list[list[Score]]:
+    async def go() -> list[list[Score]]:
+        async with scripted(script) as scorer:
+            return await rate(PROBLEM, chains, scorer, settings, seed)
+
+    return asyncio.run(go())
+
+
+def test_one_shuffle_asks_what_was_always_asked(scripted: Any) -> None:
+    asked: list[tuple[int, list[str]]] = []
+    rated(scripted, CHAINS, lambda body: asked.append((body["seed"], shown(body))) or honest(body), AssessConfig(), 7)
+    order = list("abcde")
+    Random(derive_seed(7, "p", "order")).shuffle(order)
+    # The endpoint draws a request's seed from that of its sampling and the index.
+    assert asked == [(derive_seed(derive_seed(7, "p", "scores", order, 0), 0), order)]
+
+
+def test_several_shuffles_show_several_orders_and_the_score_is_their_mean(scripted: Any) -> None:
+    asked: list[tuple[int, tuple[str, ...]]] = []
+
+    def script(body: Any) -> str:
+        names = shown(body)
+        asked.append((body["seed"], tuple(names)))
+        # A scorer that likes what stands first.
+        return json.dumps({"scores": [{"path": i, "reason": "r", "score": 50 - i} for i in range(1, len(names) + 1)]})
+
+    ratings = rated(scripted, CHAINS, script, AssessConfig(shuffles=4))
+    assert len({order for _, order in asked}) == len({seed for seed, _ in asked}) == len(ratings) == 4
+    for place, each in enumerate(CHAINS):
+        total = sum(order[place].value or 0 for order in ratings)
+        assert mean(ratings)[place].value == int(total / 4 + 0.5)
+        assert all(order[place].value == 49 - order[place].position for order in ratings)
+        assert mean(ratings)[place].chain_id == each.id
+    asked.clear()
+    rated(scripted, CHAINS[:2], script, AssessConfig(shuffles=3))
+    assert len({order for _, order in asked}) == 2
+    assert len({seed for seed, _ in asked}) == 3
+
+
+def test_a_mean_is_of_what_came_and_rounds_half_up() -> None:
+    def one(*values: int | None) -> list[Score]:
+        return [Score(chain_id=str(i), problem_id="p", value=value, reason=str(value), position=i) for i, value in enumerate(values)]
+
+    assert [score.value for score in mean([one(50, None, None, 1), one(51, 70, None, 2), one(50, 71, None, 2)])] == [50, 71, None, 2]
+    assert mean([one(None), one(7)])[0].reason == "7"
+    single = one(3, None, 9)
+    assert mean([single]) == single
+
+
+def test_more_paths_than_fit_are_scored_in_even_groups(scripted: Any) -> None:
+    asked: list[list[str]] = []
+    chains = [chain(name) for name in "abcdefg"]
+    ratings = rated(scripted, chains, lambda body: asked.append(shown(body)) or honest(body), AssessConfig(shuffles=2, paths_per_request=3))
+    assert sorted(len(names) for names in asked) == [2, 2, 2, 2, 3, 3]
+    assert [[score.value for score in order] for order in ratings] == [[10, 20, 30, 40, 50, 60, 70]] * 2
+    assert {score.position for score in ratings[0]} == {0, 1, 2}
 
 
 def test_agreement_counts_by_hand() -> None:

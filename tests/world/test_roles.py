@@ -35,7 +35,7 @@ def chain(problem: Problem, picture: Picture, seed: int) -> list[Step]:
     while len(steps) < 10 and not (steps and steps[-1].action == "summary"):
         turns = [
             Turn(message.role, "".join(part.text for part in message.parts if isinstance(part, Text)), () if message.role != "user" or turn > 1 else (picture,))
-            for turn, message in enumerate(generator_messages(problem, steps))
+            for turn, message in enumerate(generator_messages(problem, [step.model_dump_json() for step in steps]))
         ]
         steps.append(Step.model_validate(json.loads(reply(turns, seed + len(steps), 0.7, DIALS))))
     return steps

@@ -182,7 +182,8 @@ def test_json_breaks_in_several_ways_and_is_mended_when_the_error_is_said(images
 
 def test_a_step_is_said_again_when_the_dial_says_so(images: ImageStore, problems: list[Problem]) -> None:
     steps = gold(problems[0]).steps[:1]
-    again, complained = post(dials(repetition=1), *[body(images, generator_messages(problems[0], steps, error)) for error in (None, "a step says again")])
+    earlier = [step.model_dump_json() for step in steps]
+    again, complained = post(dials(repetition=1), *[body(images, generator_messages(problems[0], earlier, error)) for error in (None, "a step says again")])
     assert parse_step(said(again))[0] == steps[0]
     assert parse_step(said(complained))[0] != steps[0]
 
@@ -192,7 +193,7 @@ def test_the_steps_so_far_are_taken_over_as_they_are(images: ImageStore, problem
     group = problem.question.removeprefix("How many ").removesuffix(" are there?")
     first = Step(summary="Search row 1", reasoning=f"Row 1 {group}: a1 b1 c1, total 3.")
     second = Step(summary="Search row 2", reasoning=f"Row 2 {group}: a2 b2 c2, total 7.")
-    [third] = post(FLAWLESS, body(images, generator_messages(problem, [first, second])))
+    [third] = post(FLAWLESS, body(images, generator_messages(problem, [first.model_dump_json(), second.model_dump_json()])))
     step, _ = parse_step(said(third))
     seen, count = search_row(from_json(problem.meta["scene"]), 3, group)
     assert step == Step(summary="Search row 3", reasoning=f"{seen}, total {7 + count}.", action="summary")
