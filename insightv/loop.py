@@ -75,12 +75,12 @@ def plan(config: Config) -> Plan:
 
     rated = ("problems", "generate", "assess")
     for name, model, form in (
-        ("reasoning-data", "reasoner", reasoning.reasoning_rows),
-        ("single-data", "single", reasoning.single_rows),
-        ("multi-turn-data", "multi-turn", reasoning.multi_turn_rows),
+        ("reasoning-data", "reasoner", reasoning.reasoning_row),
+        ("single-data", "single", reasoning.single_row),
+        ("multi-turn-data", "multi-turn", reasoning.multi_turn_row),
     ):
         settings = trainings.seeded(c, c.reasoner if model == "reasoner" else c.single)
-        add(name, rated, partial(sets.build_reasoning, form=form), [c.reasoning, c.prompts])
+        add(name, rated, partial(sets.build_reasoning, form=form), [c.reasoning, c.prompts], apart=True)
         add(model, ("base", name), partial(trainings.train_sft, data=name, settings=settings), settings, apart=True)
 
     policy = "reasoner"
@@ -92,11 +92,11 @@ def plan(config: Config) -> Plan:
     draw = partial(chains.sample, model=author, split="own", n=c.summary.own_n, sampling=drawn)
     add(own, ("problems", author), draw, [c.summary.own_n, c.dpo.server, *_drawing(c, drawn)], apart=True)
     add(f"{own}-assess", ("problems", own), partial(chains.assess_chains, source=own, split="own", score=False), _judging(c))
-    add("summary-data", (*rated, own, f"{own}-assess"), partial(sets.build_summary, own=own), [c.summary, c.prompts, c.seed])
+    add("summary-data", (*rated, own, f"{own}-assess"), partial(sets.build_summary, own=own), [c.summary, c.prompts, c.seed], apart=True)
     judge, fair = trainings.seeded(c, c.summarizer), trainings.seeded(c, c.single)
     add("summarizer", ("base", "summary-data"), partial(trainings.train_sft, data="summary-data", settings=judge), judge, apart=True)
 
-    add("single-fair-data", (*rated, "summary-data"), sets.build_fair, [c.reasoning, c.prompts])
+    add("single-fair-data", (*rated, "summary-data"), sets.build_fair, [c.reasoning, c.prompts], apart=True)
     like = ("reasoner", "summarizer")
     add("single-fair", ("base", "single-fair-data", *like), partial(trainings.train_sft, data="single-fair-data", settings=fair, like=like), fair, apart=True)
 
@@ -126,7 +126,7 @@ def _dpo_round(steps: Plan, c: Config, t: int, policy: str) -> str:
         steps.add(judged, ("problems", source), partial(chains.assess_chains, source=source, split=split), _judging(c))
     data, name = f"round{t}-data", f"dpo{t}"
     pair = partial(sets.build_pairs, source=source, judged=judged, split=split)
-    steps.add(data, ("problems", source, judged), pair, [c.preference, c.prompts, c.seed])
+    steps.add(data, ("problems", source, judged), pair, [c.preference, c.prompts, c.seed], apart=True)
     reference = policy if c.dpo.reference == "previous" else "reasoner"
     training = partial(trainings.train_dpo, data=data, policy=policy, reference=reference)
     # What made the pairs is in the data already: another round, say, leaves the earlier ones as they are.

@@ -3,164 +3,138 @@
 `correctness` sets a correct chain with at least `min_score` against one with a wrong answer; `score` sets it against a correct
 one scored at least `score_margin` lower. Two lengths (in words) differ at most by `length_ratio`; a run-on chain (truncated
 or repeating) is exempt, since its length is its fault, and is capped at `max_truncated` of the pairs instead.
+
+Everything is read twice: once for a few bytes of every chain and pair, by which the choice is made, and once for the rows.
 """
 
+import struct
+from array import array
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from insightv.config import PreferenceDataConfig, PromptsConfig
+from insightv.datasets.pairs import OBSTACLES, Pair, pairs_of, written
 from insightv.datasets.reasoning import unusable
-from insightv.datasets.rows import Candidate, Rated, Rejection, Row, join, row
+from insightv.datasets.rows import Candidate, Made, Rated, Rejection, Row, row
 from insightv.datasets.shares import divide
 from insightv.models.chat import text_message
-from insightv.prompts import reasoner_messages, render_chain
-from insightv.records import Chain, Problem, Score, Verdict
+from insightv.prompts import reasoner_messages
 from insightv.store import derive_seed
 
-RUN_ON = frozenset({"truncated", "repeated_step", "repetition"})
-"""Defects of a chain that did not find its end."""
+_MET = ("", *OBSTACLES, "taken")
+"""What is known of a chain after the first reading: it can stand in no pair, or the latest obstacle that it met, or a pair of it was taken."""
 
-REASONS = ("no_counterpart", "identical_text", "length_ratio", "already_used", "per_problem", "max_truncated", "max_pairs")
-"""Why a usable chain stands in no pair, from the earliest obstacle to the latest; a chain is told the latest that it met."""
+_PAIR = struct.Struct("<5IH2B")
+_FIELDS = np.dtype([*((name, "<u4") for name in ("problem", "chosen", "rejected", "family", "draw")), ("rank", "<u2"), ("rule", "u1"), ("run_on", "u1")])
+"""A pair that was taken: places of its problem and chains in the order of reading, of its family and rule, and what it is drawn by."""
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """Two chains of one problem, the better one first."""
+@dataclass(frozen=True)
+class _Keys:
+    """By what pairs are chosen: one byte of each chain and 24 of each pair."""
 
-    rule: str
-    chosen: Candidate
-    rejected: Candidate
-
-    @property
-    def run_on(self) -> bool:
-        """Whether the rejected chain was truncated or repeated itself."""
-        return not RUN_ON.isdisjoint(self.rejected.chain.defects)
+    met: "array[int]" = field(default_factory=lambda: array("B"))
+    """Places in `_MET`, of all chains."""
+    packed: bytearray = field(default_factory=bytearray)
+    families: dict[str, int] = field(default_factory=dict)
+    """Name -> number."""
 
     @property
-    def sides(self) -> tuple[str, str]:
-        """Ids of the chosen and the rejected chain."""
-        return self.chosen.chain.id, self.rejected.chain.id
+    def pairs(self) -> NDArray[Any]:
+        """All pairs that were taken."""
+        return np.frombuffer(self.packed, dtype=_FIELDS)
 
 
-def written(chain: Chain) -> str:
-    """A chain as its writer learns it: a policy's own text byte for byte, a teacher's steps rendered."""
-    return chain.text if chain.mode == "single" else render_chain(chain)
-
-
-def build(
-    problems: Sequence[Problem],
-    chains: Sequence[Chain],
-    verdicts: Sequence[Verdict],
-    scores: Sequence[Score],
-    settings: PreferenceDataConfig,
-    prompts: PromptsConfig,
-    *,
-    seed: int,
-) -> tuple[list[Row], list[Rejection], dict[str, Any]]:
-    """Pairs as rows prompt, chosen, rejected; why every other chain is in none; and the exact counts.
+def build(rated: Rated, settings: PreferenceDataConfig, prompts: PromptsConfig, *, seed: int) -> tuple[Iterator[Made], dict[str, Any]]:
+    """Problem by problem, pairs as rows prompt, chosen, rejected, and why every other chain is in none; and the exact counts.
 
     Where `max_pairs` forces a choice it is made in equal numbers per `meta["family"]`, as far as a family reaches.
     """
-    pairs: list[Pair] = []
-    rejections: list[Rejection] = []
-    met: dict[str, set[str]] = {}
-    unpaired: dict[str, Candidate] = {}
-    for problem, candidates in join(Rated(problems, chains, verdicts, scores)):
-        if not candidates:
-            rejections.append({"problem_id": problem.id, "reason": "no_chain"})
-        unpaired |= {candidate.chain.id: candidate for candidate in candidates}
-        for pair, reason in _of_problem(candidates, settings, seed):
+    keys = _look(rated, settings, seed)
+    chosen = _choose(keys, settings)
+    return _made(rated, keys.met, keys.pairs[chosen], settings, prompts), _summary(keys, chosen, settings)
+
+
+def _look(rated: Rated, settings: PreferenceDataConfig, seed: int) -> _Keys:
+    keys = _Keys()
+    for number, (problem, candidates) in enumerate(rated):
+        first = len(keys.met)
+        places = {candidate.chain.id: place for place, candidate in enumerate(candidates, first)}
+        family = keys.families.setdefault(str(problem.meta.get("family", "")), len(keys.families))
+        keys.met.extend([0] * len(candidates))
+        before: Counter[bool] = Counter()
+        for pair, reason in pairs_of(candidates, settings, seed):
+            chosen, rejected = (places[side] for side in pair.sides)
+            for place in (chosen, rejected):
+                keys.met[place] = max(keys.met[place], _MET.index(reason or "taken"))
             if not reason:
-                pairs.append(pair)
-            for side in pair.sides:
-                met.setdefault(side, set()).add(reason)
-    kept = _choose(pairs, settings, seed)
-    for pair in kept:
-        for side in pair.sides:
-            unpaired.pop(side, None)
-    for candidate in unpaired.values():
-        reason = _why(candidate, met.get(candidate.chain.id, set()), settings)
-        rejections.append(candidate.reject(reason, candidate.fault))
-    rows = sorted((_row(pair, prompts) for pair in kept), key=lambda row: str(row["id"]))
-    return rows, rejections, _summary(kept, pairs)
+                rule, draw = settings.rules.index(pair.rule), derive_seed(seed, *pair.sides)
+                keys.packed.extend(_PAIR.pack(number, chosen, rejected, family, draw, before[pair.run_on], rule, pair.run_on))
+                before[pair.run_on] += 1
+    return keys
 
 
-def _of_problem(candidates: Sequence[Candidate], settings: PreferenceDataConfig, seed: int) -> list[tuple[Pair, str]]:
-    """Every pair that the rules name, best first, with an empty string if it is taken, else the reason why not."""
-    chosen = [candidate for candidate in candidates if not unusable(candidate, settings.min_score)]
-    pairs = [Pair(rule, a, b) for rule in settings.rules for a in chosen for b in candidates if _better(rule, a, b, settings)]
-
-    def preference(pair: Pair) -> tuple[Any, ...]:
-        return pair.run_on, settings.rules.index(pair.rule), -(pair.chosen.value or 0), pair.rejected.value or 0, derive_seed(seed, *pair.sides)
-
-    outcomes = []
-    winners: set[str] = set()
-    losers: set[str] = set()
-    for pair in sorted(pairs, key=preference):
-        reason = _obstacle(pair, winners, losers, settings)
-        outcomes.append((pair, reason))
-        if not reason:
-            winners.add(pair.chosen.chain.id)
-            losers.add(pair.rejected.chain.id)
-    return outcomes
-
-
-def _better(rule: str, a: Candidate, b: Candidate, settings: PreferenceDataConfig) -> bool:
-    """Whether a rule prefers the good chain `a` to `b`."""
-    if rule == "correctness":
-        return b.chain.status != "failed" and b.correct is False
-    return b.chain.status == "ok" and b.correct is True and b.value is not None and (a.value or 0) - b.value >= settings.score_margin
-
-
-def _obstacle(pair: Pair, winners: set[str], losers: set[str], settings: PreferenceDataConfig) -> str:
-    """Why a pair cannot be taken beside its problem's pairs so far; a chain loses once, and never wins here and loses there."""
-    texts = [written(side.chain) for side in (pair.chosen, pair.rejected)]
-    lengths = [max(1, len(text.split())) for text in texts]
-    won, lost = pair.sides
-    if texts[0] == texts[1]:
-        return "identical_text"
-    if not pair.run_on and max(lengths) > settings.length_ratio * min(lengths):
-        return "length_ratio"
-    if won in losers or lost in winners or lost in losers:
-        return "already_used"
-    return "per_problem" if len(losers) == settings.per_problem else ""
-
-
-def _choose(pairs: Sequence[Pair], settings: PreferenceDataConfig, seed: int) -> list[Pair]:
+def _choose(keys: _Keys, settings: PreferenceDataConfig) -> NDArray[np.bool_]:
     """Apply `max_truncated` and `max_pairs`: run-on pairs in their natural share up to the cap, all balanced by family."""
-    run_ons = [pair for pair in pairs if pair.run_on]
-    others = [pair for pair in pairs if not pair.run_on]
+    pairs = keys.pairs
+    run_ons, others = np.flatnonzero(pairs["run_on"]), np.flatnonzero(pairs["run_on"] == 0)
     total = len(pairs) if settings.max_pairs is None else min(settings.max_pairs, len(pairs))
     share = min(settings.max_truncated, len(run_ons) / max(1, len(pairs)))
     count = min(len(others), total - int(share * total + 1e-9))
     most = total - count if share == 1 else int(share / (1 - share) * count + 1e-9)
-    return _balanced(others, count, seed) + _balanced(run_ons, min(total - count, most), seed)
+    chosen = np.zeros(len(pairs), dtype=np.bool_)
+    chosen[_balanced(pairs, others, count, keys.families)] = True
+    chosen[_balanced(pairs, run_ons, min(total - count, most), keys.families)] = True
+    return chosen
 
 
-def _balanced(pairs: Sequence[Pair], total: int, seed: int) -> list[Pair]:
+def _balanced(pairs: NDArray[Any], places: NDArray[Any], total: int, families: Mapping[str, int]) -> NDArray[Any]:
     """As equal numbers per family as can be, shuffled by hash, every problem's first pair before any problem's second."""
-    families: dict[str, list[tuple[int, int, Pair]]] = {}
-    rank: Counter[str] = Counter()
-    for pair in pairs:
-        problem = pair.chosen.problem
-        families.setdefault(_family(pair), []).append((rank[problem.id], derive_seed(seed, *pair.sides), pair))
-        rank[problem.id] += 1
-    names = sorted(families)
-    counts = divide(total, dict.fromkeys(names, 1.0), {name: len(families[name]) for name in names})
-    return [pair for name in names for *_, pair in sorted(families[name], key=lambda item: item[:2])[: counts[name]]]
+    group = pairs[places]
+    order: NDArray[Any] = places[np.lexsort((group["draw"], group["rank"], group["family"]))]
+    sizes = np.bincount(group["family"], minlength=len(families))
+    starts = np.cumsum(sizes) - sizes
+    reach = {name: int(sizes[families[name]]) for name in sorted(families) if sizes[families[name]]}
+    counts = divide(total, dict.fromkeys(reach, 1.0), reach)
+    parts = [order[starts[families[name]] :][: counts[name]] for name in reach]
+    return np.concatenate([order[:0], *parts])
 
 
-def _why(candidate: Candidate, met: set[str], settings: PreferenceDataConfig) -> str:
-    """Why a chain stands in no pair."""
+def _made(rated: Rated, met: Sequence[int], kept: NDArray[Any], settings: PreferenceDataConfig, prompts: PromptsConfig) -> Iterator[Made]:
+    """The second reading."""
+    used = np.zeros(len(met), dtype=np.uint8)
+    used[kept["chosen"]] = used[kept["rejected"]] = 1
+    known = iter(zip(met, used.tobytes(), strict=True))
+    waiting = iter(kept)
+    pair = next(waiting, None)
+    first = 0
+    for number, (problem, candidates) in enumerate(rated):
+        rows: list[Row] = []
+        while pair is not None and pair["problem"] == number:
+            rule, sides = settings.rules[pair["rule"]], (candidates[pair[side] - first] for side in ("chosen", "rejected"))
+            rows.append(_row(Pair(rule, *sides), prompts))
+            pair = next(waiting, None)
+        rejections: list[Rejection] = [] if candidates else [{"problem_id": problem.id, "reason": "no_chain"}]
+        for candidate, (code, paired) in zip(candidates, known, strict=False):
+            if not paired:
+                rejections.append(candidate.reject(_why(candidate, _MET[code], settings), candidate.fault))
+        first += len(candidates)
+        yield rows, rejections
+
+
+def _why(candidate: Candidate, met: str, settings: PreferenceDataConfig) -> str:
+    """Why a chain stands in no pair; one that met several obstacles is told the latest."""
     if candidate.chain.status == "failed" or candidate.correct is None:
         return "failed" if candidate.chain.status == "failed" else "not_judged"
-    if "" in met:
+    if met == "taken":
         return "max_pairs" if settings.max_pairs is not None else "max_truncated"
     if met:
-        return max(met, key=REASONS.index)
+        return met
     reason = unusable(candidate, settings.min_score)
     return reason if candidate.correct and reason else "no_counterpart"
 
@@ -173,16 +147,18 @@ def _row(pair: Pair, prompts: PromptsConfig) -> Row:
     return made | {"rejected_truncated": pair.rejected.chain.finish == "length"}
 
 
-def _family(pair: Pair) -> str:
-    return str(pair.chosen.problem.meta.get("family", ""))
-
-
-def _summary(kept: Sequence[Pair], pairs: Sequence[Pair]) -> dict[str, Any]:
+def _summary(keys: _Keys, chosen: NDArray[np.bool_], settings: PreferenceDataConfig) -> dict[str, Any]:
+    kept = keys.pairs[chosen]
     return {
         "rows": len(kept),
-        "available": len(pairs),
-        "rules": dict(sorted(Counter(pair.rule for pair in kept).items())),
-        "families": dict(sorted(Counter(_family(pair) for pair in kept).items())),
-        "run_on": sum(pair.run_on for pair in kept),
-        "problems": len({pair.chosen.problem.id for pair in kept}),
+        "available": len(chosen),
+        "rules": _counted(kept["rule"], settings.rules),
+        "families": _counted(kept["family"], tuple(keys.families)),
+        "run_on": int(kept["run_on"].sum()),
+        "problems": len(np.unique(kept["problem"])),
     }
+
+
+def _counted(places: NDArray[Any], names: Sequence[str]) -> dict[str, int]:
+    counts = np.bincount(places, minlength=len(names))
+    return {name: int(number) for name, number in sorted(zip(names, counts, strict=True)) if number}

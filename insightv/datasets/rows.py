@@ -1,9 +1,10 @@
 """What the data sets share: rated chains joined with their problems, the form of a row, and the form of a rejection."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, TypeVar
 
+from insightv.config import UserError
 from insightv.models.chat import Message, Text
 from insightv.records import Chain, Problem, Score, Verdict
 from insightv.store import content_hash
@@ -20,14 +21,10 @@ either `completion` or `chosen` and `rejected`, lists of `{"role", "content": [{
 Rejection = dict[str, Any]
 """Why something did not become a row: the ids that it concerns, `reason` (a fixed name) and sometimes `detail`."""
 
+Made = tuple[Sequence[Row], Sequence[Rejection]]
+"""What came of one problem: its rows, and why the rest is none. Builders yield these, so that no set need fit into memory."""
 
-class Rated(NamedTuple):
-    """Problems with their chains and what was judged of them, as the stages hand them over."""
-
-    problems: Sequence[Problem]
-    chains: Sequence[Chain]
-    verdicts: Sequence[Verdict]
-    scores: Sequence[Score]
+J = TypeVar("J", Chain, Verdict, Score)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,16 +71,50 @@ class Candidate:
         return rejection | ({"detail": detail} if detail else {})
 
 
-def join(rated: Rated) -> Iterator[tuple[Problem, list[Candidate]]]:
-    """Yield every problem once, sorted by id, with its chains sorted by index; of several judgements the last counts."""
-    verdicts = {verdict.chain_id: verdict for verdict in rated.verdicts}
-    scores = {score.chain_id: score for score in rated.scores}
-    chains: dict[str, dict[str, Chain]] = {}
-    for chain in rated.chains:
-        chains.setdefault(chain.problem_id, {})[chain.id] = chain
-    for _, problem in sorted({problem.id: problem for problem in rated.problems}.items()):
-        own = sorted(chains.get(problem.id, {}).values(), key=lambda chain: (chain.index, chain.id))
-        yield problem, [Candidate(problem, chain, verdicts.get(chain.id), scores.get(chain.id)) for chain in own]
+@dataclass(frozen=True)
+class Rated:
+    """Problems with their chains and what was judged of them, joined anew by every iteration; one problem's are held at a time.
+
+    Every field begins to read its records; all are sorted by problem (`UserError` where they are not).
+    """
+
+    problems: Callable[[], Iterator[Problem]]
+    chains: Callable[[], Iterator[Chain]]
+    verdicts: Callable[[], Iterator[Verdict]]
+    scores: Callable[[], Iterator[Score]]
+
+    def __iter__(self) -> Iterator[tuple[Problem, list[Candidate]]]:
+        """Every problem once, with its chains sorted by index; of several judgements the last counts."""
+        chains_of, verdicts_of, scores_of = _following(self.chains()), _following(self.verdicts()), _following(self.scores())
+        last = ""
+        for problem in self.problems():
+            if problem.id <= last:
+                raise UserError(f"problem {problem.id} does not stand behind {last}: problems must be sorted by id")
+            last = problem.id
+            verdicts = {verdict.chain_id: verdict for verdict in verdicts_of(problem.id)}
+            scores = {score.chain_id: score for score in scores_of(problem.id)}
+            chains = {chain.id: chain for chain in chains_of(problem.id)}.values()
+            ordered = sorted(chains, key=lambda chain: (chain.index, chain.id))
+            yield problem, [Candidate(problem, chain, verdicts.get(chain.id), scores.get(chain.id)) for chain in ordered]
+
+
+def _following(records: Iterator[J]) -> Callable[[str], list[J]]:
+    """Gives the records of a problem, if asked in the order of the problems' ids; those of problems that nobody asks for are passed over."""
+    waiting = next(records, None)
+
+    def of(problem_id: str) -> list[J]:
+        nonlocal waiting
+        found = []
+        while waiting is not None and waiting.problem_id <= problem_id:
+            if waiting.problem_id == problem_id:
+                found.append(waiting)
+            before, waiting = waiting.problem_id, next(records, None)
+            if waiting is not None and waiting.problem_id < before:
+                kind = type(waiting).__name__.lower()
+                raise UserError(f"a {kind} of problem {waiting.problem_id} stands behind one of {before}: {kind}s must be sorted by problem; make them again")
+        return found
+
+    return of
 
 
 def conversation(messages: Sequence[Message]) -> tuple[list[dict[str, Any]], list[str]]:

@@ -1,6 +1,8 @@
 """Multi-granularity assessment (Insight-V, section 3.2): answer filtering by rules and a judge, then path scores given together."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from functools import partial
 from itertools import pairwise
 from math import factorial
@@ -129,25 +131,30 @@ async def _rate_shown(problem: Problem, shown: list[Chain], scorer: Chat, settin
     return [Score(chain_id=chain.id, problem_id=problem.id, value=value, reason=reason, position=place) for place, chain, value, reason in results]
 
 
-def agreement(verdicts: Iterable[Verdict], scores: Iterable[Score], right: Mapping[str, bool], quality: Mapping[str, float]) -> dict[str, float | int | None]:
-    """How well the filter and the scorer agree with a known truth, both by chain id; None where there is nothing to compare.
+def agreement(rated: Iterable[tuple[bool | None, int | None, bool, float]]) -> dict[str, float | int | None]:
+    """How well the filter and the scorer agree with a known truth; None where there is nothing to compare.
 
-    `right` says whether a chain's answer is correct; `quality` is its true share of correct steps (0..1). Unjudged and
+    Of each judged chain: the verdict, the score, whether its answer is right, and its true share of correct steps (0..1). Unjudged and
     unscored chains are counted, not compared.
     """
-    known = [(item, right[item.chain_id]) for item in verdicts if item.chain_id in right]
-    judged = [(item.correct, truth) for item, truth in known if item.correct is not None]
-    hits = sum(1 for said, truth in judged if said and truth)
-    passed, true = sum(1 for said, _ in judged if said), sum(1 for _, truth in judged if truth)
-    rated = [(item.value, quality[item.chain_id]) for item in scores if item.chain_id in quality and item.value is not None]
-    varied = len({value for value, _ in rated}) > 1 and len({truth for _, truth in rated}) > 1
+    outcomes: Counter[tuple[bool | None, bool]] = Counter()
+    values, shares = array("h"), array("d")
+    for correct, value, right, share in rated:
+        outcomes[correct, right] += 1
+        if value is not None:
+            values.append(value)
+            shares.append(share)
+    hits, passed = outcomes[True, True], outcomes[True, True] + outcomes[True, False]
+    true = hits + outcomes[False, True]
+    unjudged = outcomes[None, True] + outcomes[None, False]
+    varied = len(set(values)) > 1 and len(set(shares)) > 1
     return {
-        "judged": len(judged),
-        "unjudged": len(known) - len(judged),
+        "judged": outcomes.total() - unjudged,
+        "unjudged": unjudged,
         "precision": hits / passed if passed else None,
         "recall": hits / true if true else None,
-        "scored": len(rated),
-        "spearman": float(spearmanr(*zip(*rated, strict=True)).statistic) if varied else None,
+        "scored": len(values),
+        "spearman": float(spearmanr(values, shares).statistic) if varied else None,
     }
 
 

@@ -1,11 +1,11 @@
 """Write chains: one JSON step after another from a teacher (Insight-V, section 3.1), or whole in one reply from a trained reasoner."""
 
 import asyncio
+import string
 from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import partial
 
-from insightv.answers import normalise
 from insightv.chain_text import parse_chain
 from insightv.config import GenerateConfig, PromptsConfig, SamplingConfig
 from insightv.generation.ask import ask, attempts, decoding, total_usage
@@ -99,8 +99,8 @@ def _said(step: Step) -> tuple[str, str]:
     return _plain(step.summary), _plain(step.reasoning)
 
 
-_plain = lru_cache(4096)(normalise)
-"""Each step is compared with all before it, so an early one over and over."""
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split()).strip(string.punctuation)
 
 
 def _repetitions(steps: Sequence[Step], text: str) -> list[str]:

@@ -64,12 +64,13 @@ class About:
 
 def data_card(about: About, item: Item, made: Sequence[Made], sources: Sequence[Mapping[str, Any]], truth: Mapping[str, Any]) -> str:
     """The card of a data set; `truth` is what the world measured of its teacher's chains, or empty."""
-    parquet = pq.ParquetFile(next(item.folder.glob("train-*.parquet")))
-    groups = [parquet.metadata.row_group(place).total_byte_size for place in range(parquet.metadata.num_row_groups)]
-    rows, size = parquet.metadata.num_rows, sum(groups)
+    shards = [item.folder / name for name in item.files if name.endswith(".parquet")]
+    parquets = [pq.ParquetFile(shard).metadata for shard in shards]
+    rows = sum(parquet.num_rows for parquet in parquets)
+    size = sum(parquet.row_group(place).total_byte_size for parquet in parquets for place in range(parquet.num_row_groups))
     split = SplitDict({"train": SplitInfo("train", num_bytes=size, num_examples=rows)})
-    features = Features.from_arrow_schema(parquet.schema_arrow)
-    info = DatasetInfo(features=features, splits=split, dataset_size=size, download_size=(item.folder / item.files[-1]).stat().st_size)
+    features = Features.from_arrow_schema(pq.read_schema(shards[0]))
+    info = DatasetInfo(features=features, splits=split, dataset_size=size, download_size=sum(shard.stat().st_size for shard in shards))
     data = DatasetCardData(
         pretty_name=_line(f"{about.title}: {item.stage}"),
         language=[about.language],

@@ -177,14 +177,20 @@ def _assessed(tally: Counter[str]) -> Summary:
 
 def measure_truth(context: Context, work: Path, source: str, judged: str, split: str) -> Summary:
     """How well filter and scorer agree with what the world knows of its pictures."""
-    rated = context.rated(source, judged, split)
-    known = {problem.id: problem for problem in rated.problems}
-    chains = [chain for chain in rated.chains if chain.status != "failed"]
-    truth = {chain.id: chain_truth(known[chain.problem_id], chain) for chain in chains}
-    right = {chain.id: settle(chain.answer, known[chain.problem_id]) is True for chain in chains}
-    figures = assess.agreement(rated.verdicts, rated.scores, right, {name: share for name, (share, _) in truth.items()})
-    exact = sum(whole for _, whole in truth.values()) / max(1, len(truth))
-    summary = {**figures, "answers_right": round(sum(right.values()) / max(1, len(right)), 4), "chains_right": round(exact, 4)}
+    rights: Counter[str] = Counter()
+
+    def known() -> Iterator[tuple[bool | None, int | None, bool, float]]:
+        for problem, candidates in context.rated(source, judged, split, work / "scratch"):
+            for candidate in (candidate for candidate in candidates if candidate.chain.status != "failed"):
+                share, whole = chain_truth(problem, candidate.chain)
+                right = settle(candidate.chain.answer, problem) is True
+                rights.update({"chains": 1, "answers_right": right, "chains_right": whole})
+                if candidate.verdict:
+                    yield candidate.correct, candidate.value, right, share
+
+    figures = assess.agreement(known())
+    shares = {name: round(rights[name] / max(1, rights["chains"]), 4) for name in ("answers_right", "chains_right")}
+    summary = {**figures, **shares}
     (work / "agreement.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     return summary
 

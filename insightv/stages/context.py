@@ -1,10 +1,11 @@
 """What a stage may use: the run's problems, chains and judgements as they were left, models, endpoints, and somebody to report to."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import groupby
+from functools import partial
+from itertools import chain, groupby
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from insightv.models.endpoint import Endpoint
 from insightv.models.meter import Meter
 from insightv.records import Chain, Problem, Score, Verdict
 from insightv.sorting import Sorter
-from insightv.store import Run, read_manifest, read_records
+from insightv.store import Run, read_manifest, read_records, write_records
 
 Summary = dict[str, Any]
 Report = Callable[[dict[str, Any]], None]
@@ -53,24 +54,32 @@ class Context:
         count: int = read_manifest(self.run.folder / stage)["summary"][split]
         return count
 
+    def by_id(self, splits: Sequence[str], scratch: Path) -> Iterator[Problem]:
+        """The problems of some splits sorted by id, each once; `scratch` is a folder to sort in."""
+        in_order = Sorter(scratch)
+        for problem in chain.from_iterable(map(self.stream, splits)):
+            in_order.add(problem.id.encode(), problem.model_dump_json().encode())
+        for _, same in groupby(map(Problem.model_validate_json, in_order), key=attrgetter("id")):
+            *_, problem = same
+            yield problem
+
     def grouped(self, stage: str, split: str, scratch: Path) -> Iterator[tuple[Problem, list[Chain]]]:
         """The chains of a stage, problem by problem, sorted by the problem's id; `scratch` is a folder to sort in."""
-        in_order = Sorter(scratch)
-        for problem in self.stream(split):
-            in_order.add(problem.id.encode(), problem.model_dump_json().encode())
-        problems = map(Problem.model_validate_json, in_order)
+        problems = self.by_id((split,), scratch)
         for name, chains in groupby(read_records(self.run.folder / stage / "chains.jsonl", Chain), key=attrgetter("problem_id")):
             yield next(problem for problem in problems if problem.id == name), list(chains)
 
-    def rated(self, chains: str, judged: str, split: str) -> Rated:
-        """A split's problems with the chains of one stage and the judgements of another."""
-        folder = self.run.folder / judged
-        verdicts, scores = read_records(folder / "verdicts.jsonl", Verdict), read_records(folder / "scores.jsonl", Score)
-        return Rated(self.problems(split), self.chains(chains), list(verdicts), list(scores))
-
-    def chains(self, stage: str) -> list[Chain]:
-        """The chains of a stage."""
-        return list(read_records(self.run.folder / stage / "chains.jsonl", Chain))
+    def rated(self, chains: str, judged: str, split: str, scratch: Path) -> Rated:
+        """A split's problems with the chains of one stage and the judgements of another; the sorted problems lie in `scratch` as long as this is used."""
+        by_id = scratch / f"{split}-by-id.jsonl"
+        write_records(by_id, self.by_id((split,), scratch / split))
+        source, folder = self.run.folder / chains / "chains.jsonl", self.run.folder / judged
+        return Rated(
+            partial(read_records, by_id, Problem),
+            partial(read_records, source, Chain),
+            partial(read_records, folder / "verdicts.jsonl", Verdict),
+            partial(read_records, folder / "scores.jsonl", Score),
+        )
 
     def endpoint(self, config: EndpointConfig) -> Endpoint:
         """A model behind a URL, with the run's images and journal."""

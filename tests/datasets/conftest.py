@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,19 @@ class Pool:
 
     @property
     def rated(self) -> Rated:
-        return Rated(self.problems, self.chains, self.verdicts, self.scores)
+        """All of it as stages hand it over: sorted by problem, and read anew each time."""
+        by_problem = attrgetter("problem_id")
+        return Rated(
+            lambda: iter(sorted(self.problems, key=attrgetter("id"))),
+            lambda: iter(sorted(self.chains, key=by_problem)),
+            lambda: iter(sorted(self.verdicts, key=by_problem)),
+            lambda: iter(sorted(self.scores, key=by_problem)),
+        )
+
+    def reverse(self) -> None:
+        """Everything the other way round."""
+        for part in (self.problems, self.chains, self.verdicts, self.scores):
+            part.reverse()
 
     def problem(self, **meta: Any) -> Problem:
         number = len(self.problems)

@@ -1,17 +1,27 @@
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 from insightv.config import PreferenceDataConfig, PromptsConfig
 from insightv.datasets import preference
+from insightv.datasets.rows import Made
 
 PROMPTS = PromptsConfig()
 
 
+def flat(made: Iterable[Made]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """All rows and all rejections."""
+    found = list(made)
+    return [row for rows, _ in found for row in rows], [rejection for _, rejections in found for rejection in rejections]
+
+
 def build(pool: Any, seed: int = 0, **settings: Any) -> tuple[list[dict[str, Any]], dict[str, str], dict[str, Any]]:
-    rows, rejections, told = preference.build(*pool.rated, PreferenceDataConfig(**settings), PROMPTS, seed=seed)
+    made, told = preference.build(pool.rated, PreferenceDataConfig(**settings), PROMPTS, seed=seed)
+    rows, rejections = flat(made)
+    assert told["rows"] == len(rows)
     reasons = {item.get("chain_id", item["problem_id"]): item["reason"] for item in rejections}
     assert len(reasons) == len(rejections)
-    return rows, reasons, told
+    return sorted(rows, key=lambda row: str(row["id"])), reasons, told
 
 
 def sides(row: dict[str, Any]) -> tuple[str, str]:
@@ -153,7 +163,6 @@ def test_order_of_input_does_not_matter_but_the_seed_does(pool: Any) -> None:
         for correct in (True, False, False):
             pool.chain(problem, correct, 90 if correct else None, text=text(len(pool.chains)))
     first = build(pool, max_pairs=10)
-    for part in pool.rated:
-        part.reverse()
+    pool.reverse()
     assert build(pool, max_pairs=10) == first
     assert {row["id"] for row in build(pool, seed=1, max_pairs=10)[0]} != {row["id"] for row in first[0]}

@@ -1,10 +1,22 @@
+from collections.abc import Iterable
 from typing import Any
 
 from insightv.config import PromptsConfig, ReasoningDataConfig
 from insightv.datasets import reasoning
+from insightv.datasets.rows import Made
 from insightv.prompts import render_chain
 
 PROMPTS = PromptsConfig()
+
+
+def flat(made: Iterable[Made]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """All rows and all rejections."""
+    found = list(made)
+    return [row for rows, _ in found for row in rows], [rejection for _, rejections in found for rejection in rejections]
+
+
+def build(pool: Any, **settings: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    return flat(reasoning.build(pool.rated, ReasoningDataConfig(**settings), PROMPTS, reasoning.reasoning_row))
 
 
 def reasons(rejections: list[dict[str, Any]]) -> dict[str, str]:
@@ -26,7 +38,7 @@ def test_the_best_path_is_taken_and_every_other_chain_is_told_why(pool: Any) -> 
     }
     hopeless = pool.problem()
     expected |= {pool.chain(hopeless, False).id: "wrong_answer", hopeless.id: "no_usable_chain"}
-    rows, rejections = reasoning.build(*pool.rated, ReasoningDataConfig(), PROMPTS)
+    rows, rejections = build(pool)
     assert [row["trace"]["chain"]["chain_id"] for row in rows] == [best.id]
     assert reasons(rejections) == expected
     assert len(rejections) == len(expected)
@@ -37,7 +49,7 @@ def test_the_best_path_is_taken_and_every_other_chain_is_told_why(pool: Any) -> 
 def test_a_row_holds_the_image_the_question_and_the_rendered_chain(pool: Any) -> None:
     problem = pool.problem()
     chain = pool.chain(problem, True, 90)
-    (row,), _ = reasoning.build(*pool.rated, ReasoningDataConfig(), PROMPTS)
+    (row,), _ = build(pool)
     assert row["images"] == list(problem.images)
     (turn,) = row["prompt"]
     assert turn["role"] == "user" and [part["type"] for part in turn["content"]] == ["image", "text"]
@@ -49,14 +61,14 @@ def test_a_row_holds_the_image_the_question_and_the_rendered_chain(pool: Any) ->
 
 def test_the_minimum_score_itself_is_enough(pool: Any) -> None:
     pool.chain(pool.problem(), True, 60)
-    assert len(reasoning.build(*pool.rated, ReasoningDataConfig(min_score=60), PROMPTS)[0]) == 1
+    assert len(build(pool, min_score=60)[0]) == 1
 
 
 def test_a_later_judgement_replaces_an_earlier_one(pool: Any) -> None:
     problem = pool.problem()
     first, second = pool.chain(problem, True, 70), pool.chain(problem, True, 80)
     pool.scores.append(pool.scores[0].model_copy(update={"value": 95}))
-    rows, rejections = reasoning.build(*pool.rated, ReasoningDataConfig(), PROMPTS)
+    rows, rejections = build(pool)
     assert rows[0]["trace"]["chain"]["chain_id"] == first.id
     assert reasons(rejections) == {second.id: "not_best"}
 
@@ -66,7 +78,7 @@ def test_several_paths_of_a_problem_are_different_texts(pool: Any) -> None:
     first = pool.chain(problem, True, 90)
     copy = pool.chain(problem, True, 90, steps=first.steps)
     other = pool.chain(problem, True, 70)
-    rows, rejections = reasoning.build(*pool.rated, ReasoningDataConfig(per_problem=2), PROMPTS)
+    rows, rejections = build(pool, per_problem=2)
     assert {row["trace"]["chain"]["chain_id"] for row in rows} == {first.id, other.id}
     assert reasons(rejections) == {copy.id: "duplicate_text"}
 
@@ -76,8 +88,9 @@ def test_the_order_of_the_input_does_not_matter(pool: Any) -> None:
         problem = pool.problem()
         for score in (70, 80, 80):
             pool.chain(problem, True, score)
-    forward = reasoning.build(*pool.rated, ReasoningDataConfig(), PROMPTS)
-    backward = reasoning.build(*(list(reversed(part)) for part in pool.rated), ReasoningDataConfig(), PROMPTS)
+    forward = build(pool)
+    pool.reverse()
+    backward = build(pool)
     assert forward == backward
     assert len(forward[0]) == 6
 
@@ -85,12 +98,9 @@ def test_the_order_of_the_input_does_not_matter(pool: Any) -> None:
 def test_rows_of_the_control_models(pool: Any) -> None:
     problem = pool.problem()
     chain = pool.chain(problem, True, 90)
-    picks, _ = reasoning.select(pool.rated, ReasoningDataConfig())
-    (single,), (turns,), (plain,) = (
-        reasoning.single_rows(picks, PROMPTS),
-        reasoning.multi_turn_rows(picks, PROMPTS),
-        reasoning.plain_rows([problem, problem], PROMPTS),
-    )
+    ((_, [candidate]),) = pool.rated
+    single, turns = reasoning.single_row(candidate, PROMPTS), reasoning.multi_turn_row(candidate, PROMPTS)
+    plain = reasoning.plain_row(problem, PROMPTS)
     text = render_chain(chain)
     assert single["completion"][0]["content"][0]["text"] == f"{text}\n<output>{problem.answers[0]}</output>"
     assert [turn["role"] for turn in turns["completion"]] == ["assistant", "user", "assistant"]

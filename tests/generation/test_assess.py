@@ -221,12 +221,9 @@ def test_more_paths_than_fit_are_scored_in_even_groups(scripted: Any) -> None:
 
 
 def test_agreement_counts_by_hand() -> None:
-    said = {"a": True, "b": True, "c": True, "d": False, "e": False, "f": None}
-    right = {"a": True, "b": True, "c": False, "d": True, "e": False, "f": True}
-    verdicts = [Verdict(chain_id=name, problem_id="p", correct=value, by="judge") for name, value in said.items()]
-    values = [Score(chain_id=name, problem_id="p", value=value) for name, value in {"a": 90, "b": 50, "c": 70, "d": None}.items()]
-    figures = agreement(verdicts, values, right, {"a": 1.0, "b": 0.2, "c": 0.5, "d": 0.1})
+    known = [(True, 90, True, 1.0), (True, 50, True, 0.2), (True, 70, False, 0.5), (False, None, True, 0.1), (False, None, False, 0.0), (None, None, True, 1.0)]
+    figures = agreement(known)
     assert (figures["judged"], figures["unjudged"], figures["scored"]) == (5, 1, 3)
     assert figures["precision"] == figures["recall"] == pytest.approx(2 / 3)
     assert figures["spearman"] == pytest.approx(1.0)
-    assert agreement([], [], {}, {})["spearman"] is None
+    assert agreement([])["spearman"] is None
