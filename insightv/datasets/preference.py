@@ -110,15 +110,14 @@ def _made(rated: Rated, met: Sequence[int], kept: NDArray[Any], settings: Prefer
     used = np.zeros(len(met), dtype=np.uint8)
     used[kept["chosen"]] = used[kept["rejected"]] = 1
     known = iter(zip(met, used.tobytes(), strict=True))
-    waiting = iter(kept)
-    pair = next(waiting, None)
+    waiting = zip(*(kept[name].tolist() for name in ("problem", "rule", "chosen", "rejected")), strict=True)
+    of, rule, *sides = next(waiting, (-1, 0, 0, 0))
     first = 0
     for number, (problem, candidates) in enumerate(rated):
         rows: list[Row] = []
-        while pair is not None and pair["problem"] == number:
-            rule, sides = settings.rules[pair["rule"]], (candidates[pair[side] - first] for side in ("chosen", "rejected"))
-            rows.append(_row(Pair(rule, *sides), prompts))
-            pair = next(waiting, None)
+        while of == number:
+            rows.append(_row(Pair(settings.rules[rule], *(candidates[side - first] for side in sides)), prompts))
+            of, rule, *sides = next(waiting, (-1, 0, 0, 0))
         rejections: list[Rejection] = [] if candidates else [{"problem_id": problem.id, "reason": "no_chain"}]
         for candidate, (code, paired) in zip(candidates, known, strict=False):
             if not paired:
