@@ -74,7 +74,7 @@ class Candidate(NamedTuple):
 class Rated:
     """Problems with their chains and what was judged of them, joined anew by every iteration; one problem's are held at a time.
 
-    Every field begins to read its records; all are sorted by problem (`UserError` where they are not).
+    Every field begins to read its records, or structs of their fields (`lean`); all are sorted by problem (`UserError` where they are not).
     """
 
     problems: Callable[[], Iterator[Problem]]

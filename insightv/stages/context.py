@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from insightv.config import Config, EndpointConfig
+from insightv.datasets import lean
 from insightv.datasets.rows import Rated
 from insightv.datasets.sources import read_problems
 from insightv.files import replacing
@@ -49,6 +50,10 @@ class Context:
         """The problems of a split one by one; that they are sound was seen to when the file was made."""
         return read_records(self._split(split), Problem)
 
+    def lean(self, split: str) -> Iterator[Problem]:
+        """The same as structs that have a problem's fields alone, for those who read millions."""
+        return lean.read(self._split(split), Problem)
+
     def count(self, split: str) -> int:
         """How many problems a split has."""
         stage = "filter" if split == CHOSEN else "problems"
@@ -74,16 +79,16 @@ class Context:
             file.writelines(self._lines_by_id((split,), scratch / split))
         source, folder = self.run.folder / chains / "chains.jsonl", self.run.folder / judged
         return Rated(
-            partial(read_records, by_id, Problem),
-            partial(read_records, source, Chain),
-            partial(read_records, folder / "verdicts.jsonl", Verdict),
-            partial(read_records, folder / "scores.jsonl", Score),
+            partial(lean.read, by_id, Problem),
+            partial(lean.read, source, Chain),
+            partial(lean.read, folder / "verdicts.jsonl", Verdict),
+            partial(lean.read, folder / "scores.jsonl", Score),
         )
 
     def _lines_by_id(self, splits: Sequence[str], scratch: Path) -> Iterator[bytes]:
         in_order = Sorter(scratch)
-        for problem in chain.from_iterable(map(self.stream, splits)):
-            in_order.add(problem.id.encode(), problem.model_dump_json().encode() + b"\n")
+        for problem in chain.from_iterable(map(self.lean, splits)):
+            in_order.add(problem.id.encode(), lean.line(problem))
         return iter(in_order)
 
     def endpoint(self, config: EndpointConfig) -> Endpoint:
