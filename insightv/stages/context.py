@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from insightv.config import Config, EndpointConfig
+from insightv.datasets import lean
 from insightv.datasets.rows import Rated
 from insightv.datasets.sources import read_problems
+from insightv.files import replacing
 from insightv.models.chat import Chat
 from insightv.models.endpoint import Endpoint
 from insightv.models.meter import Meter
 from insightv.records import Chain, Problem, Score, Verdict
 from insightv.sorting import Sorter
-from insightv.store import Run, read_manifest, read_records, write_records
+from insightv.store import Run, read_manifest, read_records
 
 Summary = dict[str, Any]
 Report = Callable[[dict[str, Any]], None]
@@ -48,6 +50,10 @@ class Context:
         """The problems of a split one by one; that they are sound was seen to when the file was made."""
         return read_records(self._split(split), Problem)
 
+    def lean(self, split: str) -> Iterator[Problem]:
+        """The same as structs that have a problem's fields alone, for those who read millions."""
+        return lean.read(self._split(split), Problem)
+
     def count(self, split: str) -> int:
         """How many problems a split has."""
         stage = "filter" if split == CHOSEN else "problems"
@@ -56,10 +62,7 @@ class Context:
 
     def by_id(self, splits: Sequence[str], scratch: Path) -> Iterator[Problem]:
         """The problems of some splits sorted by id, each once; `scratch` is a folder to sort in."""
-        in_order = Sorter(scratch)
-        for problem in chain.from_iterable(map(self.stream, splits)):
-            in_order.add(problem.id.encode(), problem.model_dump_json().encode())
-        for _, same in groupby(map(Problem.model_validate_json, in_order), key=attrgetter("id")):
+        for _, same in groupby(map(Problem.model_validate_json, self._lines_by_id(splits, scratch)), key=attrgetter("id")):
             *_, problem = same
             yield problem
 
@@ -72,14 +75,21 @@ class Context:
     def rated(self, chains: str, judged: str, split: str, scratch: Path) -> Rated:
         """A split's problems with the chains of one stage and the judgements of another; the sorted problems lie in `scratch` as long as this is used."""
         by_id = scratch / f"{split}-by-id.jsonl"
-        write_records(by_id, self.by_id((split,), scratch / split))
+        with replacing(by_id) as file:
+            file.writelines(self._lines_by_id((split,), scratch / split))
         source, folder = self.run.folder / chains / "chains.jsonl", self.run.folder / judged
         return Rated(
-            partial(read_records, by_id, Problem),
-            partial(read_records, source, Chain),
-            partial(read_records, folder / "verdicts.jsonl", Verdict),
-            partial(read_records, folder / "scores.jsonl", Score),
+            partial(lean.read, by_id, Problem),
+            partial(lean.read, source, Chain),
+            partial(lean.read, folder / "verdicts.jsonl", Verdict),
+            partial(lean.read, folder / "scores.jsonl", Score),
         )
+
+    def _lines_by_id(self, splits: Sequence[str], scratch: Path) -> Iterator[bytes]:
+        in_order = Sorter(scratch)
+        for problem in chain.from_iterable(map(self.lean, splits)):
+            in_order.add(problem.id.encode(), lean.line(problem))
+        return iter(in_order)
 
     def endpoint(self, config: EndpointConfig) -> Endpoint:
         """A model behind a URL, with the run's images and journal."""
