@@ -297,10 +297,10 @@ def status(run: Path) -> list[dict[str, object]]:
 
 def _word(run: Path, name: str) -> dict[str, Any] | None:
     """What a stage that was begun left in its work folder of how far it is; None if it was not begun."""
-    folders = sorted((run / ".work").glob(f"{name}-{'?' * 12}"), key=lambda folder: folder.stat().st_mtime)
-    if not folders:
-        return None
     try:
+        folders = sorted((run / ".work").glob(f"{name}-{'?' * 12}"), key=lambda folder: folder.stat().st_mtime)
+        if not folders:
+            return None
         word: dict[str, Any] = json.loads((folders[-1] / PROGRESS).read_bytes())
     except (FileNotFoundError, json.JSONDecodeError):
         return {}

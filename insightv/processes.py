@@ -204,13 +204,18 @@ class _Conductor:
         order = list(self._plan.steps)
         try:
             with self._progress, _heeding(self._stop):
-                while sorter.is_active():
-                    for name in sorted(sorter.get_ready(), key=order.index):
-                        running[asyncio.create_task(self._make(name))] = name
-                    done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                    for task in done:
-                        await task
-                        sorter.done(running.pop(task))
+                try:
+                    while sorter.is_active():
+                        for name in sorted(sorter.get_ready(), key=order.index):
+                            running[asyncio.create_task(self._make(name))] = name
+                        done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                        for task in done:
+                            await task
+                            sorter.done(running.pop(task))
+                except Halted:
+                    # What the stages beside it have in flight is answered and kept too.
+                    await asyncio.gather(*(task for task, name in running.items() if not self._plan.steps[name].apart), return_exceptions=True)
+                    raise
         except asyncio.CancelledError:
             if self._meter.halted:
                 raise self._meter.halted from None
@@ -234,6 +239,8 @@ class _Conductor:
         if _stays(stage, self._retry_failed):
             return
         async with self._places:
+            if self._meter.halted:
+                raise self._meter.halted
             began = time.monotonic()
             bar = self._progress.add_task(name, total=None, note="")
 

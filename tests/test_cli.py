@@ -4,15 +4,18 @@ import errno
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
 from insightv import cli
+from insightv.config import TeacherDials
 from insightv.models.chat import EndpointDown
 
 WORK = ("demo", "run", "check", "import", "generate", "assess", "build", "train", "evaluate", "world")
 LOOKS = ("report", "results", "calibrate", "status", "defects", "ask", "publish", "journal")
+SMALL = Path(__file__).parent / "small.yaml"
 VERBS = (*WORK, *LOOKS)
 
 
@@ -118,3 +121,26 @@ def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(sys, "argv", ["insightv", "run", "any.yaml"])
     with pytest.raises(OSError, match="broken"):
         cli.main()
+
+
+def test_a_spent_budget_is_one_line_and_exit_2_and_a_raised_one_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, counting_teacher: Any
+) -> None:
+    url, asked = counting_teacher(TeacherDials())
+    settings = [f"run={tmp_path / 'run'}", *(f"models.{role}.url={url}" for role in ("generator", "judge", "scorer"))]
+
+    def generate(*more: str) -> tuple[int, str]:
+        code = call(monkeypatch, "generate", str(SMALL), *(word for setting in (*settings, *more) for word in ("-o", setting)))
+        return code, capsys.readouterr().err
+
+    end = "raise it; run the same command to go on, nothing is lost\n"
+    for most in (20, 50):
+        assert generate(f"budget.max_requests={most}") == (2, f"insightv: budget.max_requests: {most} requests were sent; {end}")
+        assert asked.total() == most
+    assert generate(f"budget.max_requests={most}")[0] == 2 and asked.total() == most, "nothing is asked while the budget stays as it is"
+    assert generate() == (0, "")
+    assert set(asked.values()) == {1}
+    # Another run that shares the journal has a budget of its own, and pays for nothing here.
+    settings[0] = f"run={tmp_path / 'other'}"
+    assert generate("budget.max_requests=1", f"journal={tmp_path / 'run' / 'journal'}") == (0, "")
+    assert set(asked.values()) == {1}

@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -17,8 +18,10 @@ from typing import Any
 import pytest
 
 from insightv import child, loop, processes
-from insightv.config import Config, TeacherDials, UserError, load_config
+from insightv.config import BudgetConfig, Config, EndpointConfig, TeacherDials, UserError, load_config
 from insightv.files import locked
+from insightv.models.chat import Halted, Sampling, text_message
+from insightv.scale import map_records
 from insightv.stages.context import Context
 from insightv.store import Journal, Run
 
@@ -44,12 +47,12 @@ def wait_until(reached: Callable[[], object], seconds: float = 60) -> None:
 
 
 @contextlib.contextmanager
-def started(tmp_path: Path, model: Path, *settings: str) -> Iterator["subprocess.Popen[str]"]:
+def started(tmp_path: Path, model: Path, *settings: str, verb: str = "run") -> Iterator["subprocess.Popen[str]"]:
     """The small run as a process of its own, ended at the latest with the block."""
     told = (f"run={tmp_path / 'run'}", f"models.base={model}", *settings)
     # What a shell starts in the background ignores Ctrl-C, these tests' own process perhaps among it.
     code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from insightv.cli import main; main()"
-    command = [sys.executable, "-c", code, "run", str(SMALL), *(word for one in told for word in ("-o", one))]
+    command = [sys.executable, "-c", code, verb, str(SMALL), *(word for one in told for word in ("-o", one))]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
         try:
             yield process
@@ -227,3 +230,70 @@ def test_a_full_disk_in_a_stage_is_one_line(error: Exception, tmp_path: Path, mo
     assert end.value.code == 2
     said = capsys.readouterr().err
     assert said.endswith("the disk is full; free some space and run the same command again\n") and len(said.splitlines()) == 1
+
+
+def test_stages_side_by_side_keep_what_each_has_in_flight_when_the_budget_is_spent(tmp_path: Path, counting_teacher: Any) -> None:
+    teachers = {"quick": counting_teacher(TeacherDials(latency=0.1)), "slow": counting_teacher(TeacherDials(latency=1.5))}
+
+    def asking(name: str) -> Callable[[Context, Path], dict[str, Any]]:
+        def stage(context: Context, work: Path) -> dict[str, Any]:
+            async def go() -> None:
+                chat = context.endpoint(EndpointConfig(url=teachers[name][0], model=name, concurrency=4))
+                try:
+                    await map_records(lambda number: chat.complete([text_message("system", f"{name} {number}")], Sampling()), range(1000), concurrency=8)
+                finally:
+                    await chat.close()
+
+            asyncio.run(go())
+            return {}
+
+        return stage
+
+    def plan(config: Config) -> processes.Plan:
+        steps = processes.Plan(config)
+        for name in teachers:
+            steps.add(name, (), asking(name), [])
+        return steps
+
+    config = Config(run=tmp_path / "run", budget=BudgetConfig(max_requests=24))
+    with pytest.raises(Halted, match=r"^budget\.max_requests: 24 requests were sent; raise it$"):
+        processes.execute(config, plan, set(teachers), contextlib.nullcontext, False)
+    with Journal(tmp_path / "run" / "journal") as journal:
+        bills = journal.bills(Run(tmp_path / "run").payer)
+    assert sum(bill.requests for bill in bills.values()) == 24 and bills["slow@"].requests >= 4
+    with contextlib.closing(sqlite3.connect(next((tmp_path / "run" / "journal").glob("*.sqlite")))) as rows:
+        assert rows.execute("SELECT count(*) FROM replies").fetchone() == (24,)
+
+
+def live(read: Callable[[], Any], seconds: float = 30) -> Any:
+    """What `read` gives as soon as it gives something."""
+    found: list[Any] = []
+    wait_until(lambda: found.append(read()) or found[-1], seconds)
+    return found[-1]
+
+
+def test_another_shell_sees_how_far_a_run_is_and_what_is_wrong_with_its_chains(tmp_path: Path, counting_teacher: Any) -> None:
+    run = tmp_path / "run"
+    url, asked = counting_teacher(TeacherDials(latency=0.1, malformed=0.1))
+    served = ["generate.step_tries=1", *(f"models.{role}.url={url}" for role in ("generator", "judge", "scorer"))]
+    with started(tmp_path, tmp_path, *served, verb="generate") as process:
+        wait_until((run / "config.yaml").is_file)
+
+        def line() -> Any:
+            [row] = [row for row in loop.status(run) if row["stage"] == "generate"]
+            assert row["state"] in ("begun", "to do")
+            # The first words come before there is a rate.
+            return re.fullmatch(r"generate  (\d+)/36  .*steps (\d+) requests (\d+) in (\S+) out (\S+).*", str(row["summary"]))
+
+        done, steps, requests, read, written = live(line).groups()
+        assert 0 < int(done) < 36 and int(steps) >= 1 and 0 < int(requests) <= asked.total() + 4 and read.endswith("k") and written
+        early = live(lambda: loop.defects(run))
+        assert process.poll() is None, "while it runs"
+        assert {row["stage"] for row in early} == {"generate"} and all(int(str(row["chains"])) >= 1 and row["example"] for row in early)
+        process.communicate(timeout=60)
+    assert process.returncode == 0
+    late = loop.defects(run)
+    assert {row["defect"] for row in early} <= {row["defect"] for row in late}
+    assert any("unusable: " in str(row["example"]) for row in late), "an example says what the model replied"
+    [row] = [row for row in loop.status(run) if row["stage"] == "generate"]
+    assert row["state"] == "done"

@@ -4,10 +4,14 @@ import asyncio
 import json
 from typing import Any
 
+import pytest
+
 from insightv.config import GenerateConfig, PromptsConfig, SamplingConfig
-from insightv.generation.sample import progressive, single
+from insightv.generation.sample import paths, progressive, single
+from insightv.models.chat import EndpointDown, Halted, Message, Reply, Sampling
 from insightv.prompts import CONCLUDE, NEXT_STEP, UNUSABLE, parse_chain, render_chain
 from insightv.records import Chain, Problem
+from insightv.store import derive_seed
 
 PROBLEM = Problem(id="p", question="How many?", answers=("2",), answer_type="number")
 
@@ -158,3 +162,65 @@ def test_a_single_completion_keeps_how_it_ended(scripted: Any) -> None:
     for reply, finish in {GOOD: "stop", GOOD.removesuffix("</thoughts>"): "stop", GOOD.removesuffix("</thoughts>") + "<cut>": "length"}.items():
         [chain] = completions(scripted, reply)
         assert chain.finish == finish
+
+
+class Recorder:
+    """A chat that takes a moment for every reply, remembers when each path asked for which step, and may fail the first path."""
+
+    identity = "recorder@1"
+
+    def __init__(self, failure: Exception | None = None, broken: bool = False) -> None:
+        self.events: list[tuple[str, int, int]] = []
+        self.failure, self.broken = failure, broken
+
+    async def complete(self, messages: list[Message], sampling: Sampling) -> list[Reply]:
+        index = next(index for index in range(4) for draw in (0, 1, "conclusion") if derive_seed(1, PROBLEM.id, index, draw, 0) == sampling.seed)
+        at = sum(message.role == "assistant" for message in messages)
+        self.events.append(("asked", index, at))
+        await asyncio.sleep(0.01)
+        self.events.append(("answered", index, at))
+        if index == 0 and self.failure:
+            raise self.failure
+        if index == 0 and self.broken:
+            return [Reply("", finish="failed", error="HTTP 400")]
+        return [Reply((step("a"), step("b", "summary"), CONCLUSION)[at])]
+
+
+def opening(recorder: Recorder) -> list[tuple[str, int]]:
+    """What happened at the first steps, in order."""
+    return [(event, index) for event, index, at in recorder.events if at == 0]
+
+
+@pytest.mark.parametrize("n", [1, 4])
+def test_with_a_lead_the_others_begin_when_the_first_path_has_its_first_step(n: int) -> None:
+    recorder = Recorder()
+    chains = asyncio.run(paths(PROBLEM, recorder, GenerateConfig(n=n), seed=1))
+    assert [(chain.index, chain.status, len(chain.steps)) for chain in chains] == [(index, "ok", 2) for index in range(n)]
+    assert opening(recorder)[:2] == [("asked", 0), ("answered", 0)]
+    assert sorted(opening(recorder)[2 : n + 1]) == [("asked", index) for index in range(1, n)]
+    # They do not wait for each other, nor for the first path's second step.
+    assert n == 1 or recorder.events.index(("asked", n - 1, 0)) < recorder.events.index(("answered", 0, 1))
+
+
+def test_without_a_lead_all_begin_at_once_and_give_the_same_chains() -> None:
+    alone, led = Recorder(), Recorder()
+    chains = asyncio.run(paths(PROBLEM, alone, GenerateConfig(n=4, lead=False), seed=1))
+    assert opening(alone)[:4] == [("asked", index) for index in range(4)]
+    assert chains == asyncio.run(paths(PROBLEM, led, GenerateConfig(n=4), seed=1))
+
+
+@pytest.mark.parametrize("failure", [Halted("stopped"), EndpointDown("gone"), KeyError("bug")])
+def test_an_error_of_the_lead_keeps_nobody_waiting_and_is_raised_when_all_have_ended(failure: Exception) -> None:
+    recorder = Recorder(failure)
+
+    async def go() -> None:
+        with pytest.raises(type(failure)):
+            await asyncio.wait_for(paths(PROBLEM, recorder, GenerateConfig(n=3), seed=1), 5)
+
+    asyncio.run(go())
+    assert [event for event in recorder.events if event[:2] == ("answered", 2)] == [("answered", 2, step) for step in range(3)]
+
+
+def test_a_lead_whose_request_failed_for_good_keeps_nobody_waiting() -> None:
+    chains = asyncio.run(paths(PROBLEM, Recorder(broken=True), GenerateConfig(n=3), seed=1))
+    assert [chain.status for chain in chains] == ["failed", "ok", "ok"]
