@@ -33,7 +33,7 @@ ALLOWED = {
     "accelerate": ("training",),
     "trl": (),
     "huggingface_hub": ("publish",),
-    "ray": ("scale",),
+    "ray": ("scale.cluster",),
     "aiohttp.web": ("serving", "world.teacher"),
     "fastapi": ("serving", "world.teacher"),
     "starlette": ("serving", "world.teacher"),

@@ -41,6 +41,12 @@ class Context:
     report: Report
     retry_failed: bool = False
     meter: Meter = field(default_factory=Meter)
+    away: bool = False
+    """In a worker: what it opened ends with its work."""
+
+    def __reduce__(self) -> tuple[Callable[..., "Context"], tuple[Any, ...]]:
+        """In a worker it has a meter of its own, and nobody to report to."""
+        return _away, (self.config, self.run, self.retry_failed)
 
     def problems(self, split: str) -> list[Problem]:
         """The problems of a split."""
@@ -91,9 +97,17 @@ class Context:
             in_order.add(problem.id.encode(), lean.line(problem))
         return iter(in_order)
 
-    def endpoint(self, config: EndpointConfig) -> Endpoint:
-        """A model behind a URL, with the run's images and journal."""
-        return Endpoint(config, self.run.images, self.run.journal, retry_failed=self.retry_failed, meter=self.meter)
+    @asynccontextmanager
+    async def asking(self, configs: Sequence[EndpointConfig]) -> AsyncIterator[list[Endpoint]]:
+        """Models behind URLs, with the run's images and journal, for the time of a block."""
+        chats = [Endpoint(config, self.run.images, self.run.journal, retry_failed=self.retry_failed, meter=self.meter) for config in configs]
+        try:
+            yield chats
+        finally:
+            for chat in chats:
+                await chat.close()
+            if self.away:
+                self.run.journal.close()
 
     def model(self, name: str) -> tuple[Path, Path | None]:
         """A model's checkpoint and the adapter on it, if its folder holds one."""
@@ -129,6 +143,10 @@ class Context:
 
     def _split(self, name: str) -> Path:
         return self.run.folder / ("filter" if name == CHOSEN else "problems") / f"{name}.jsonl"
+
+
+def _away(config: Config, run: Run, retry_failed: bool) -> Context:
+    return Context(config, run, lambda _: None, retry_failed, away=True)
 
 
 def base_path(config: Config, run: Run) -> Path:
