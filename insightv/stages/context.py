@@ -1,14 +1,14 @@
 """What a stage may use: the run's problems, chains and judgements as they were left, models, endpoints, and somebody to report to."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, groupby
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from insightv.config import Config, EndpointConfig
 from insightv.datasets import lean
@@ -17,10 +17,15 @@ from insightv.datasets.sources import read_problems
 from insightv.files import replacing
 from insightv.models.chat import Chat
 from insightv.models.endpoint import Endpoint
-from insightv.models.meter import Meter
+from insightv.models.meter import Meter, Stats
 from insightv.records import Chain, Problem, Score, Verdict
+from insightv.scale.spread import spread
+from insightv.scale.worker import Open
 from insightv.sorting import Sorter
 from insightv.store import Run, read_manifest, read_records
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 Summary = dict[str, Any]
 Report = Callable[[dict[str, Any]], None]
@@ -97,10 +102,14 @@ class Context:
             in_order.add(problem.id.encode(), lean.line(problem))
         return iter(in_order)
 
+    def endpoint(self, config: EndpointConfig) -> Endpoint:
+        """A model behind a URL, with the run's images and journal."""
+        return Endpoint(config, self.run.images, self.run.journal, retry_failed=self.retry_failed, meter=self.meter)
+
     @asynccontextmanager
     async def asking(self, configs: Sequence[EndpointConfig]) -> AsyncIterator[list[Endpoint]]:
-        """Models behind URLs, with the run's images and journal, for the time of a block."""
-        chats = [Endpoint(config, self.run.images, self.run.journal, retry_failed=self.retry_failed, meter=self.meter) for config in configs]
+        """Models behind URLs for the time of a block."""
+        chats = [self.endpoint(config) for config in configs]
         try:
             yield chats
         finally:
@@ -108,6 +117,13 @@ class Context:
                 await chat.close()
             if self.away:
                 self.run.journal.close()
+
+    def spread(
+        self, open: Open[T, R], endpoints: Sequence[EndpointConfig], items: Iterable[T], name: Callable[[T], str]
+    ) -> AbstractAsyncContextManager[tuple[AsyncGenerator[tuple[int, R], None], list[Stats]]]:
+        """Do a job on items, here or in workers as the config says; see `scale.spread`."""
+        config = self.config
+        return spread(open, endpoints, items, name, scale=config.scale, concurrency=config.generate.open_problems, meter=self.meter)
 
     def model(self, name: str) -> tuple[Path, Path | None]:
         """A model's checkpoint and the adapter on it, if its folder holds one."""
