@@ -1,5 +1,6 @@
 """Workers as actors of Ray; all that knows of Ray is here."""
 
+import logging
 import os
 import secrets
 import tempfile
@@ -93,6 +94,8 @@ def _import(address: str | None) -> None:
         import ray  # noqa: F401
     except ImportError:
         raise UserError("scale.workers needs Ray: pip install 'insightv[ray]', or set scale.workers to 0") from None
+    # What it would say is said by our own errors.
+    logging.getLogger("ray").setLevel(logging.ERROR)
 
 
 def _actor(most: int) -> Any:

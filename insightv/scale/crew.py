@@ -112,16 +112,15 @@ class Crew(Generic[T, R]):
         is done again. An item of which workers die, the last of them while it had nothing else in hand, is a `UserError`.
         """
         source = (_Errand(position, item, name(item)) for position, item in enumerate(items))
-        out: set[_Task] = set()
+        out: dict[_Task, _Seat] = {}
         halted: Halted | None = None
         while True:
             while not halted and (given := self._next(source)):
-                out.add(self._begin(self._do(*given)))
+                out[self._begin(self._do(*given))] = given[0]
             if not out and (halted or (self._exhausted and not self._again and not self._suspects)):
                 break
             task = await self._ended.get()
             self._tasks.discard(task)
-            out.discard(task)
             try:
                 pair = task.result()
             except Halted as error:
@@ -129,6 +128,10 @@ class Crew(Generic[T, R]):
             else:
                 if pair is not None:
                     yield pair
+            # Only now, so that whoever takes the results is not overtaken by them.
+            if seat := out.pop(task, None):
+                seat.busy -= 1
+                seat.alone = seat.alone and bool(seat.busy or self._suspects)
         if halted:
             raise halted
 
@@ -172,14 +175,10 @@ class Crew(Generic[T, R]):
             self._lost(seat, hand)
             errand.deaths += 1
             if errand.deaths > _SUSPECT:
-                raise UserError(
-                    f"{errand.deaths} workers died over {errand.name}, the last over nothing else: {loss}; take it out, or give them more memory"
-                ) from loss
+                died = f"{errand.deaths} workers died at problem {errand.name}, the last with nothing else in hand"
+                raise UserError(f"{died}; take it out of the problems, or find out what it does ({loss})") from loss
             (self._suspects if errand.deaths == _SUSPECT else self._again).append(errand)
             return None
-        finally:
-            seat.busy -= 1
-            seat.alone = seat.alone and bool(seat.busy or self._suspects)
         self._count(answer.stats)
         if answer.error:
             raise answer.error
