@@ -155,7 +155,6 @@ def settings(config: Path, base: Path, teach: Teach, *more: str) -> tuple[list[s
     return [*roles, *([f"models.base={base}"] if config == SMALL else []), *more], asked
 
 
-@pytest.mark.slow
 def test_three_kills(tmp_path: Path, tiny_llava: Path, counting_teacher: Teach, in_this_process: None) -> None:
     chance = random.Random(SEED)
     # Loading the libraries is most of it, so only the reasoner is trained here, and the undisturbed run has its stages in this process.
