@@ -19,7 +19,9 @@ _SPARE = 16
 _STORE = 128 * 2**20
 """Bytes for objects too large for a message; what does not fit lies on disk."""
 
-# Of Ray's own variables. Nothing listens beyond this host, nobody without the token can use what listens, nothing is told to Ray's makers.
+# Variables that Ray reads when it is imported. A signal is for us alone; and of a Ray of ours, nothing listens beyond this host, nobody without the
+# token can use what listens, and nothing is told to Ray's makers.
+_QUIET = {"RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1"}
 _PRIVATE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0"}
 
 
@@ -86,10 +88,9 @@ def hiring(address: str | None, most: int) -> Iterator[Callable[[], Hand]]:
 
 
 def _import(address: str | None) -> None:
-    if address is None:
-        # It reads them when it is imported.
-        for name, value in {**_PRIVATE, "RAY_AUTH_TOKEN": secrets.token_hex(32)}.items():
-            os.environ.setdefault(name, value)
+    ours = {} if address else {**_PRIVATE, "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    for name, value in {**_QUIET, **ours}.items():
+        os.environ.setdefault(name, value)
     try:
         import ray  # noqa: F401
     except ImportError:

@@ -304,7 +304,7 @@ def test_a_stage_outlives_a_worker_and_pays_twice_at_most_what_that_had_in_fligh
 
 def test_a_missing_ray_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    for name in ("RAY_AUTH_TOKEN", *cluster._PRIVATE):
+    for name in ("RAY_AUTH_TOKEN", *cluster._QUIET, *cluster._PRIVATE):
         monkeypatch.setenv(name, "as it was")
 
     async def go() -> None:
