@@ -1,7 +1,6 @@
 """What workers under Ray give and cost: the same requests with 0, 2 and 4 of them, against the stub. `python -m benchmarks.workers`; see docs/benchmarks.md."""
 
 import argparse
-import asyncio
 import os
 import re
 import tempfile

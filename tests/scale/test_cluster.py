@@ -150,7 +150,7 @@ def test_a_signal_lets_what_is_in_flight_be_kept(tmp_path: Path, calm: tuple[str
 
 
 def test_a_second_signal_leaves_at_once_and_nothing_stays(tmp_path: Path, counting_teacher: Any) -> None:
-    url, asked = counting_teacher(TeacherDials(latency=20))
+    url, _ = counting_teacher(TeacherDials(latency=20))
     process = started(tmp_path / "run", url, 2)
     wait_until(lambda: any("ray::Worker" in name for name in below(process.pid).values()))
     time.sleep(5)

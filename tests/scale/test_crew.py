@@ -105,10 +105,10 @@ async def collect(work: Callable[..., Any], items: Any, seats: Sequence[int], me
         return hands[-1]
 
     results = []
-    async with Crew(hire, job(work), [((), most) for most in seats], meter or Meter()) as workers:
-        async with contextlib.aclosing(workers.completed(items, str)) as pairs:
-            async for _, result in pairs:
-                results.append(result)
+    crew = Crew(hire, job(work), [((), most) for most in seats], meter or Meter())
+    async with crew as workers, contextlib.aclosing(workers.completed(items, str)) as pairs:
+        async for _, result in pairs:
+            results.append(result)
     return results, hands, workers.stats
 
 
