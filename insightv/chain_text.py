@@ -130,13 +130,11 @@ def _unescape(text: str) -> str:
 
 
 def _escape_title(title: str) -> str:
+    if not ("\\" in title or "\n" in title or "<" in title or CONCLUSION in title):
+        return title
     # A title is one line: n backslashes before a line break become 2n + 1 and an n, and 2n before an n.
-    line = title
-    if "\n" in title or "\\" in title:
-        line = _LINE_BREAK.sub(lambda match: match[1] * 2 + "\\n" if match[2] else match[3] * 2 + "n", title)
-    if _RESERVED.match(line):
-        return _RESERVED.sub(rf"\\\1{CONCLUSION}", line)
-    return _TAG.sub(r"\\\1\2", line) if "<" in line else line
+    line = _LINE_BREAK.sub(lambda match: match[1] * 2 + "\\n" if match[2] else match[3] * 2 + "n", title)
+    return _RESERVED.sub(rf"\\\1{CONCLUSION}", line) if _RESERVED.match(line) else _TAG.sub(r"\\\1\2", line)
 
 
 def _unescape_title(line: str) -> str:

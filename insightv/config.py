@@ -81,6 +81,16 @@ class BudgetConfig(Settings):
     """Of one start of the run."""
 
 
+class ScaleConfig(Settings):
+    """Where chains are made and judged: in the run's own process, or in workers beside it. What is made is the same."""
+
+    workers: int = Field(0, ge=0)
+    """Processes under Ray (`pip install 'insightv[ray]'`) that share out the endpoints' `concurrency` and rates, and `generate.open_problems`; 0 does the
+    work in the run's own process, which is enough for some hundred requests a second."""
+    address: str | None = None
+    """Of a Ray that runs on this host, as `ray.init` takes it; None starts one for the time of a stage, which nobody else can reach."""
+
+
 class SamplingConfig(Settings):
     """How a model decodes."""
 
@@ -367,6 +377,7 @@ class Config(Settings):
     prompts: PromptsConfig = PromptsConfig()
     local: LocalConfig = LocalConfig()
     budget: BudgetConfig = BudgetConfig()
+    scale: ScaleConfig = ScaleConfig()
     journal: Path | None = None
     """Folder of the journal of paid requests; None is the run's own. Runs that share one never pay twice for the same request."""
     filter: FilterConfig = FilterConfig()

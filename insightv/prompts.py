@@ -8,6 +8,7 @@ servers find the longest common prefix. Parsers never raise: they return what is
 import json
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from insightv.answers import letter
@@ -238,7 +239,12 @@ def _complaint(error: str | None) -> str:
 
 def _asked(problem: Problem, template: str, chain_text: str = "") -> list[Message]:
     texts = {"{question}": (ask(problem), True), "{chain}": (chain_text, False)}
-    return [Message("user", _parts(problem, [texts.get(piece, (piece, False)) for piece in re.split(r"(\{question\}|\{chain\})", template)]))]
+    return [Message("user", _parts(problem, [texts.get(piece, (piece, False)) for piece in _pieces(template)]))]
+
+
+@cache
+def _pieces(template: str) -> tuple[str, ...]:
+    return tuple(re.split(r"(\{question\}|\{chain\})", template))
 
 
 def _parts(problem: Problem, pieces: Sequence[tuple[str, bool]]) -> tuple[Text | Image, ...]:

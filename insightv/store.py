@@ -203,6 +203,10 @@ class Run:
         with explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
 
+    def __reduce__(self) -> tuple[type["Run"], tuple[Path, Path]]:
+        """In another process it opens its journal and images anew."""
+        return Run, (self.folder.resolve(), self._journal.resolve())
+
     @functools.cached_property
     def journal(self) -> Journal:
         """Replies paid so far."""

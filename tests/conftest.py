@@ -228,8 +228,12 @@ def counting_teacher() -> Iterator[Callable[[TeacherDials], tuple[str, Asked]]]:
 def in_this_process() -> Iterator[None]:
     """Stages that would be processes of their own run here: loading the libraries a dozen times is most of a tiny run."""
 
+    def alone(*arguments: Any) -> None:
+        torch.set_num_threads(1)  # as the processes have it: two threads sum in another order, and the last bit of a weight differs
+        processes.make(*arguments)
+
     async def make(conductor: Any, name: str, report: Any) -> None:
-        await asyncio.to_thread(processes.make, conductor._plan, conductor._run, name, report, conductor._retry_failed)
+        await asyncio.to_thread(alone, conductor._plan, conductor._run, name, report, conductor._retry_failed)
 
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(processes._Conductor, "_apart", make)

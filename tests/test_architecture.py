@@ -33,7 +33,7 @@ ALLOWED = {
     "accelerate": ("training",),
     "trl": (),
     "huggingface_hub": ("publish",),
-    "ray": ("scale",),
+    "ray": ("scale.cluster",),
     "aiohttp.web": ("serving", "world.teacher"),
     "fastapi": ("serving", "world.teacher"),
     "starlette": ("serving", "world.teacher"),
@@ -160,3 +160,9 @@ def test_help_loads_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert "demo" in done.stdout
+
+
+def test_a_stage_of_its_own_loads_no_model_library_before_it_needs_one() -> None:
+    code = "import sys, insightv.child\nprint(sorted({'torch', 'transformers', 'scipy.stats', 'matplotlib'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60, check=True)
+    assert done.stdout.strip() == "[]"

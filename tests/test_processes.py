@@ -21,7 +21,7 @@ from insightv import child, loop, processes
 from insightv.config import BudgetConfig, Config, EndpointConfig, TeacherDials, UserError, load_config
 from insightv.files import locked
 from insightv.models.chat import Halted, Sampling, text_message
-from insightv.scale import map_records
+from insightv.scale.local import map_records
 from insightv.stages.context import Context
 from insightv.store import Journal, Run
 

@@ -9,7 +9,7 @@ import pytest
 
 from insightv.models.chat import Halted
 from insightv.models.pool import TURN
-from insightv.scale import completed, map_records
+from insightv.scale.local import completed, map_records
 
 
 def test_results_are_in_the_order_of_the_items() -> None:

@@ -15,7 +15,7 @@ from insightv.models.chat import EndpointDown, Sampling
 from insightv.models.endpoint import Endpoint
 from insightv.prompts import STEP_SCHEMA, generator_messages
 from insightv.records import Problem
-from insightv.scale import map_records
+from insightv.scale.local import map_records
 from insightv.store import ImageStore, Journal
 
 OPEN = 1.5

@@ -1,7 +1,7 @@
 """Which chains of one problem are set against each other for DPO, and what stands in the way of the other pairs."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from insightv.config import PreferenceDataConfig
 from insightv.datasets.reasoning import unusable
@@ -17,13 +17,14 @@ OBSTACLES = ("identical_text", "length_ratio", "already_used", "per_problem")
 """Why a pair is not taken, from the earliest to the latest."""
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
+class Pair(NamedTuple):
     """Two chains of one problem, the better one first."""
 
     rule: str
     chosen: Candidate
     rejected: Candidate
+    draw: int
+    """A hash by which pairs are shuffled."""
 
     @property
     def run_on(self) -> bool:
@@ -44,10 +45,13 @@ def written(chain: Chain) -> str:
 def pairs_of(candidates: Sequence[Candidate], settings: PreferenceDataConfig, seed: int) -> list[tuple[Pair, str]]:
     """Every pair that the rules name, best first, with an empty string if it is taken, else the reason why not (`OBSTACLES`)."""
     chosen = [candidate for candidate in candidates if not unusable(candidate, settings.min_score)]
-    pairs = [Pair(rule, a, b) for rule in settings.rules for a in chosen for b in candidates if _better(rule, a, b, settings)]
+    pairs = []
+    for rule in settings.rules:
+        for b in candidates:
+            pairs += [Pair(rule, a, b, derive_seed(seed, a.chain.id, b.chain.id)) for a in _preferred(rule, chosen, b, settings.score_margin)]
 
     def preference(pair: Pair) -> tuple[bool, int, int, int, int]:
-        return pair.run_on, settings.rules.index(pair.rule), -(pair.chosen.value or 0), pair.rejected.value or 0, derive_seed(seed, *pair.sides)
+        return pair.run_on, settings.rules.index(pair.rule), -(pair.chosen.value or 0), pair.rejected.value or 0, pair.draw
 
     texts = {side.chain.id: written(side.chain) for pair in pairs for side in (pair.chosen, pair.rejected)}
     lengths = {name: max(1, len(text.split())) for name, text in texts.items()}
@@ -63,11 +67,13 @@ def pairs_of(candidates: Sequence[Candidate], settings: PreferenceDataConfig, se
     return outcomes
 
 
-def _better(rule: str, a: Candidate, b: Candidate, settings: PreferenceDataConfig) -> bool:
-    """Whether a rule prefers the good chain `a` to `b`."""
+def _preferred(rule: str, chosen: Sequence[Candidate], worse: Candidate, margin: int) -> Sequence[Candidate]:
+    """The good chains that a rule prefers to another."""
     if rule == "correctness":
-        return b.chain.status != "failed" and b.correct is False
-    return b.chain.status == "ok" and b.correct is True and b.value is not None and (a.value or 0) - b.value >= settings.score_margin
+        return chosen if worse.correct is False and worse.chain.status != "failed" else ()
+    if not worse.correct or worse.value is None or worse.chain.status != "ok":
+        return ()
+    return [candidate for candidate in chosen if (candidate.value or 0) - worse.value >= margin]
 
 
 def _obstacle(pair: Pair, texts: Mapping[str, str], lengths: Mapping[str, int], winners: set[str], losers: set[str], settings: PreferenceDataConfig) -> str:

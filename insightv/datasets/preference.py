@@ -12,19 +12,19 @@ from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from insightv.config import PreferenceDataConfig, PromptsConfig
-from insightv.datasets.pairs import OBSTACLES, Pair, pairs_of, written
+from insightv.datasets.pairs import OBSTACLES, pairs_of, written
 from insightv.datasets.reasoning import unusable
 from insightv.datasets.rows import Candidate, Made, Rated, Rejection, Row, row
 from insightv.datasets.shares import divide
 from insightv.models.chat import text_message
 from insightv.prompts import reasoner_messages
-from insightv.store import derive_seed
 
 _MET = ("", *OBSTACLES, "taken")
 """What is known of a chain after the first reading: it can stand in no pair, or the latest obstacle that it met, or a pair of it was taken."""
@@ -32,6 +32,9 @@ _MET = ("", *OBSTACLES, "taken")
 _PAIR = struct.Struct("<5IH2B")
 _FIELDS = np.dtype([*((name, "<u4") for name in ("problem", "chosen", "rejected", "family", "draw")), ("rank", "<u2"), ("rule", "u1"), ("run_on", "u1")])
 """A pair that was taken: places of its problem and chains in the order of reading, of its family and rule, and what it is drawn by."""
+
+_NONE = (-1, 0, 0, 0)
+"""Behind the last pair: of no problem."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +76,9 @@ def _look(rated: Rated, settings: PreferenceDataConfig, seed: int) -> _Keys:
             for place in (chosen, rejected):
                 keys.met[place] = max(keys.met[place], _MET.index(reason or "taken"))
             if not reason:
-                rule, draw = settings.rules.index(pair.rule), derive_seed(seed, *pair.sides)
-                keys.packed.extend(_PAIR.pack(number, chosen, rejected, family, draw, before[pair.run_on], rule, pair.run_on))
-                before[pair.run_on] += 1
+                run_on, rule = pair.run_on, settings.rules.index(pair.rule)
+                keys.packed.extend(_PAIR.pack(number, chosen, rejected, family, pair.draw, before[run_on], rule, run_on))
+                before[run_on] += 1
     return keys
 
 
@@ -110,15 +113,15 @@ def _made(rated: Rated, met: Sequence[int], kept: NDArray[Any], settings: Prefer
     used = np.zeros(len(met), dtype=np.uint8)
     used[kept["chosen"]] = used[kept["rejected"]] = 1
     known = iter(zip(met, used.tobytes(), strict=True))
-    waiting = iter(kept)
-    pair = next(waiting, None)
+    # As Python's numbers, a part at a time.
+    waiting = chain.from_iterable(kept[["problem", "rule", "chosen", "rejected"]][start : start + 1024].tolist() for start in range(0, len(kept), 1024))
+    of, rule, chosen, rejected = next(waiting, _NONE)
     first = 0
     for number, (problem, candidates) in enumerate(rated):
         rows: list[Row] = []
-        while pair is not None and pair["problem"] == number:
-            rule, sides = settings.rules[pair["rule"]], (candidates[pair[side] - first] for side in ("chosen", "rejected"))
-            rows.append(_row(Pair(rule, *sides), prompts))
-            pair = next(waiting, None)
+        while of == number:
+            rows.append(_row(settings.rules[rule], candidates[chosen - first], candidates[rejected - first], prompts))
+            of, rule, chosen, rejected = next(waiting, _NONE)
         rejections: list[Rejection] = [] if candidates else [{"problem_id": problem.id, "reason": "no_chain"}]
         for candidate, (code, paired) in zip(candidates, known, strict=False):
             if not paired:
@@ -139,12 +142,12 @@ def _why(candidate: Candidate, met: str, settings: PreferenceDataConfig) -> str:
     return reason if candidate.correct and reason else "no_counterpart"
 
 
-def _row(pair: Pair, prompts: PromptsConfig) -> Row:
-    sides = {"chosen": pair.chosen, "rejected": pair.rejected}
+def _row(rule: str, chosen: Candidate, rejected: Candidate, prompts: PromptsConfig) -> Row:
+    sides = {"chosen": chosen, "rejected": rejected}
     answers = {name: [text_message("assistant", written(side.chain))] for name, side in sides.items()}
-    made = row(pair.rule, pair.chosen.problem, reasoner_messages(pair.chosen.problem, prompts), answers, sides)
+    made = row(rule, chosen.problem, reasoner_messages(chosen.problem, prompts), answers, sides)
     # A chosen chain is never cut: the defect `truncated` makes it unusable.
-    return made | {"rejected_truncated": pair.rejected.chain.finish == "length"}
+    return made | {"rejected_truncated": rejected.chain.finish == "length"}
 
 
 def _summary(keys: _Keys, chosen: NDArray[np.bool_], settings: PreferenceDataConfig) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from insightv.config import UserError
 from insightv.models.chat import Message, Text
@@ -27,8 +27,7 @@ Made = tuple[Sequence[Row], Sequence[Rejection]]
 J = TypeVar("J", Chain, Verdict, Score)
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(NamedTuple):
     """A chain beside its problem and its latest judgements."""
 
     problem: Problem
@@ -61,8 +60,8 @@ class Candidate:
             "chain_id": self.chain.id,
             "model": self.chain.model,
             "finish": self.chain.finish,
-            "verdict": verdict.model_dump(include={"correct", "by", "reason"}) if verdict else None,
-            "score": score.model_dump(include={"value", "reason", "position"}) if score else None,
+            "verdict": {"correct": verdict.correct, "by": verdict.by, "reason": verdict.reason} if verdict else None,
+            "score": {"value": score.value, "reason": score.reason, "position": score.position} if score else None,
         }
 
     def reject(self, reason: str, detail: str = "") -> Rejection:
@@ -75,7 +74,7 @@ class Candidate:
 class Rated:
     """Problems with their chains and what was judged of them, joined anew by every iteration; one problem's are held at a time.
 
-    Every field begins to read its records; all are sorted by problem (`UserError` where they are not).
+    Every field begins to read its records, or structs of their fields (`lean`); all are sorted by problem (`UserError` where they are not).
     """
 
     problems: Callable[[], Iterator[Problem]]

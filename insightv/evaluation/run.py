@@ -12,7 +12,7 @@ from insightv.answers import correct, settle
 from insightv.evaluation.compare import Rate, macro, wilson
 from insightv.files import explained
 from insightv.records import Problem, Solution
-from insightv.scale import map_records
+from insightv.scale.local import map_records
 from insightv.store import read_records, write_records
 
 System = Callable[[Problem], Awaitable[Solution]]

@@ -9,8 +9,6 @@ from math import factorial
 from random import Random
 from typing import Any
 
-from scipy.stats import spearmanr
-
 from insightv.answers import settle
 from insightv.config import AssessConfig
 from insightv.generation.ask import ask, attempts
@@ -137,6 +135,9 @@ def agreement(rated: Iterable[tuple[bool | None, int | None, bool, float]]) -> d
     Of each judged chain: the verdict, the score, whether its answer is right, and its true share of correct steps (0..1). Unjudged and
     unscored chains are counted, not compared.
     """
+    # It takes a second to load, for which every stage with a process of its own would wait.
+    from scipy.stats import spearmanr
+
     outcomes: Counter[tuple[bool | None, bool]] = Counter()
     values, shares = array("h"), array("d")
     for correct, value, right, share in rated:

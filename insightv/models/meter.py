@@ -1,5 +1,6 @@
 """What a run asks of its endpoints: how much, at what price, and when to stop."""
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -39,6 +40,11 @@ class Stats:
         self.reasoning += usage.reasoning
         self.spend += cost
 
+    def add(self, other: "Stats") -> None:
+        """Count what another counted."""
+        for field in fields(Stats):
+            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
+
 
 class Meter:
     """The stats of all endpoints of a process together, its budget, and the one place to stop it from; safe for threads.
@@ -72,6 +78,13 @@ class Meter:
             self.halt(Halted(f"{spent}; raise it"))
         if self.halted:
             raise Halted(str(self.halted), self.halted.code)
+
+    @property
+    def left(self) -> tuple[float, float]:
+        """Requests and cost that the budget still holds; infinite without a limit."""
+        budget, now = self._budget, total([self._before, *self._endpoints])
+        requests = math.inf if budget.max_requests is None else budget.max_requests - now.requests
+        return requests, math.inf if budget.max_cost is None else budget.max_cost - now.spend
 
     def halt(self, error: Halted) -> None:
         """Let no further request begin; the first reason stands."""
@@ -109,3 +122,8 @@ class Meter:
 def total(several: list[Stats]) -> Stats:
     """The sum of several stats."""
     return Stats(**{field.name: sum(getattr(stats, field.name) for stats in several) for field in fields(Stats)})
+
+
+def difference(later: Stats, earlier: Stats) -> Stats:
+    """What was counted in between."""
+    return Stats(**{field.name: getattr(later, field.name) - getattr(earlier, field.name) for field in fields(Stats)})

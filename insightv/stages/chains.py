@@ -3,28 +3,27 @@
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Coroutine, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
 
 import orjson
 
 from insightv import agents
 from insightv.answers import settle
-from insightv.config import SamplingConfig, UserError
+from insightv.config import EndpointConfig, SamplingConfig, UserError
 from insightv.files import replacing
 from insightv.generation import assess
-from insightv.generation.difficulty import direct_verdict
 from insightv.generation.diversity import diversity
-from insightv.generation.sample import paths
 from insightv.models.chat import Chat
-from insightv.models.endpoint import Endpoint
-from insightv.prompts import direct_messages
+from insightv.models.meter import Stats
 from insightv.records import Chain, Problem, Score, Verdict
-from insightv.scale import completed, run
+from insightv.scale.local import completed, run
 from insightv.sorting import Sorter
+from insightv.stages import asking
+from insightv.stages.asking import assessing, choosing, generating
 from insightv.stages.context import CHOSEN, Context, Summary
 from insightv.stages.live import Defects, Live
 from insightv.store import read_manifest, read_records
@@ -33,20 +32,14 @@ from insightv.world.truth import chain_truth
 
 def choose(context: Context, work: Path) -> Summary:
     """The training problems that the generator's direct answer misses, in their order, and those that need not be asked."""
-    config, settings = context.config, context.config.filter
-    generator, judge = context.endpoint(config.models.generator), context.endpoint(config.models.judge)
+    models = context.config.models
     kept = {name: Sorter(work / "scratch" / name) for name in (CHOSEN, "rejections")}
     counts: Counter[str] = Counter()
-    live = Live(context.report, context.count("train"), [generator.stats, judge.stats])
-
-    async def one(problem: Problem) -> tuple[Problem, Verdict | None]:
-        if problem.source in settings.always:
-            return problem, None
-        messages = partial(direct_messages, prompts=config.prompts)
-        return problem, await direct_verdict(problem, generator, judge, messages, settings.sampling, config.assess, config.seed)
 
     async def write() -> None:
-        async with aclosing(completed(one, context.stream("train"), concurrency=config.generate.open_problems)) as answered:
+        problems = context.stream("train")
+        async with context.spread(partial(choosing, context), [models.generator, models.judge], problems, attrgetter("id")) as (answered, stats):
+            live = Live(context.report, context.count("train"), stats)
             async for position, (problem, verdict) in answered:
                 place = position.to_bytes(8)
                 if verdict and verdict.correct:
@@ -56,7 +49,7 @@ def choose(context: Context, work: Path) -> Summary:
                 counts["not asked" if verdict is None else {True: "easy", False: "hard", None: "failed"}[verdict.correct]] += 1
                 live.done(1)
 
-    _finish(write(), generator, judge)
+    run(write())
     for name, lines in kept.items():
         _write(work / f"{name}.jsonl", lines)
     if not counts.total() - counts["easy"]:
@@ -68,19 +61,17 @@ def choose(context: Context, work: Path) -> Summary:
 
 def generate(context: Context, work: Path) -> Summary:
     """The teacher's N chains for each training problem, or for those that a filter chose (Insight-V, section 3.1)."""
-    config, settings = context.config, context.config.generate
+    config = context.config
     split = CHOSEN if config.filter.hard_only else "train"
-    chat = context.endpoint(config.models.generator)
     kept = Sorter(work / "scratch" / "chains")
-    live = Live(context.report, context.count(split) * settings.n, [chat.stats])
 
     async def write() -> None:
-        one = partial(paths, chat=chat, settings=settings, seed=config.seed)
-        async with aclosing(completed(one, context.stream(split), concurrency=settings.open_problems)) as groups:
+        async with context.spread(partial(generating, context), [config.models.generator], context.stream(split), attrgetter("id")) as (groups, stats):
+            live = Live(context.report, context.count(split) * config.generate.n, stats)
             async for _, chains in groups:
                 _keep(chains, kept, live)
 
-    _finish(write(), chat)
+    run(write())
     return _keep_chains(work, kept)
 
 
@@ -91,25 +82,32 @@ def sample(context: Context, work: Path, model: str, split: str, n: int, samplin
     problems = problems if limit is None else rotate(problems, *limit)
     kept = Sorter(work / "scratch" / "chains")
 
-    async def write(chat: Chat, concurrency: int, live: Live) -> None:
+    async def keep(groups: AsyncIterator[tuple[int, list[Chain]]], stats: Sequence[Stats]) -> None:
+        live = Live(context.report, n * len(problems), stats)
+        async for _, chains in groups:
+            _keep(chains, kept, live)
+
+    async def draw(chat: Chat) -> None:
         async def one(problem: Problem) -> list[Chain]:
             return await agents.reason(problem, chat, sampling, config.prompts, config.seed, n)
 
-        async with aclosing(completed(one, problems, concurrency=concurrency)) as groups:
-            async for _, chains in groups:
-                _keep(chains, kept, live)
+        # All at once, so that a stage that is run again is cut into the same batches.
+        async with aclosing(completed(one, problems, concurrency=max(1, len(problems)))) as groups:
+            await keep(groups, ())
+
+    async def ask(endpoint: EndpointConfig) -> None:
+        async with context.spread(partial(asking.sampling, context, sampling, n), [endpoint], problems, attrgetter("id")) as (groups, stats):
+            await keep(groups, stats)
 
     if config.dpo.server is None:
         with context.chat(model) as local:
-            # All at once, so that a stage that is run again is cut into the same batches.
-            asyncio.run(write(local, max(1, len(problems)), Live(context.report, n * len(problems))))
+            asyncio.run(draw(local))
         return _keep_chains(work, kept)
     from insightv.models.serve import served
 
     path, adapter = context.model(model)
     with served(config.dpo.server, path, adapter, config.dpo.server_timeout, work / "scratch") as endpoint:
-        chat = context.endpoint(endpoint)
-        _finish(write(chat, config.generate.open_problems, Live(context.report, n * len(problems), [chat.stats])), chat)
+        run(ask(endpoint))
     return _keep_chains(work, kept)
 
 
@@ -124,20 +122,14 @@ def assess_chains(context: Context, work: Path, source: str, split: str, *, scor
     With several shuffles, `ratings.jsonl` holds the score of each order, of which those in `scores.jsonl` are the means.
     """
     config = context.config
-    judge, scorer = context.endpoint(config.models.judge), context.endpoint(config.models.scorer)
     kept = {name: Sorter(work / "scratch" / name) for name in ("verdicts", "scores", *(["ratings"] if config.assess.shuffles > 1 else []))}
     tally: Counter[str] = Counter()
-    live = Live(context.report, read_manifest(context.run.folder / source)["summary"]["problems"], [judge.stats, scorer.stats])
-
-    async def one(group: tuple[Problem, list[Chain]]) -> tuple[list[Chain], list[Verdict], list[list[Score]]]:
-        problem, chains = group
-        verdicts = await assess.verdicts(problem, chains, judge, config.assess, config.seed)
-        correct = [chain for chain, verdict in zip(chains, verdicts, strict=True) if verdict.correct and chain.status == "ok"]
-        return chains, verdicts, await assess.rate(problem, correct, scorer, config.assess, config.seed) if score else []
 
     async def write() -> None:
         groups = context.grouped(source, split, work / "scratch" / "problems")
-        async with aclosing(completed(one, groups, concurrency=config.generate.open_problems)) as judged:
+        asked = [config.models.judge, config.models.scorer]
+        async with context.spread(partial(assessing, context, score), asked, groups, lambda group: group[0].id) as (judged, stats):
+            live = Live(context.report, read_manifest(context.run.folder / source)["summary"]["problems"], stats)
             async for _, (chains, verdicts, ratings) in judged:
                 scores = assess.mean(ratings)
                 orders = [rating for order in ratings for rating in order]
@@ -148,7 +140,7 @@ def assess_chains(context: Context, work: Path, source: str, split: str, *, scor
                 tally.update(_judged(chains, verdicts, scores))
                 live.done(1)
 
-    _finish(write(), judge, scorer)
+    run(write())
     for name, sorter in kept.items():
         _write(work / f"{name}.jsonl", sorter)
     return _assessed(tally)
@@ -223,19 +215,6 @@ def _keep_chains(work: Path, kept: Sorter) -> Summary:
     found = dict(sorted(defects.found.items()))
     (work / "defects.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return {**figures, "failed": failed, "defects": {name: defect["chains"] for name, defect in found.items()}}
-
-
-def _finish(work: Coroutine[Any, Any, None], *chats: Endpoint) -> None:
-    """Do the work, and let go of the endpoints whatever becomes of it."""
-
-    async def go() -> None:
-        try:
-            await work
-        finally:
-            for chat in chats:
-                await chat.close()
-
-    run(go())
 
 
 def _write(path: Path, lines: Iterable[bytes]) -> None:

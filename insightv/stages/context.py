@@ -1,24 +1,31 @@
 """What a stage may use: the run's problems, chains and judgements as they were left, models, endpoints, and somebody to report to."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, groupby
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from insightv.config import Config, EndpointConfig
+from insightv.datasets import lean
 from insightv.datasets.rows import Rated
 from insightv.datasets.sources import read_problems
+from insightv.files import replacing
 from insightv.models.chat import Chat
 from insightv.models.endpoint import Endpoint
-from insightv.models.meter import Meter
+from insightv.models.meter import Meter, Stats
 from insightv.records import Chain, Problem, Score, Verdict
+from insightv.scale.spread import spread
+from insightv.scale.worker import Open
 from insightv.sorting import Sorter
-from insightv.store import Run, read_manifest, read_records, write_records
+from insightv.store import Run, read_manifest, read_records
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 Summary = dict[str, Any]
 Report = Callable[[dict[str, Any]], None]
@@ -39,6 +46,12 @@ class Context:
     report: Report
     retry_failed: bool = False
     meter: Meter = field(default_factory=Meter)
+    away: bool = False
+    """In a worker: what it opened ends with its work."""
+
+    def __reduce__(self) -> tuple[Callable[..., "Context"], tuple[Any, ...]]:
+        """In a worker it has a meter of its own, and nobody to report to."""
+        return _away, (self.config, self.run, self.retry_failed)
 
     def problems(self, split: str) -> list[Problem]:
         """The problems of a split."""
@@ -48,6 +61,10 @@ class Context:
         """The problems of a split one by one; that they are sound was seen to when the file was made."""
         return read_records(self._split(split), Problem)
 
+    def lean(self, split: str) -> Iterator[Problem]:
+        """The same as structs that have a problem's fields alone, for those who read millions."""
+        return lean.read(self._split(split), Problem)
+
     def count(self, split: str) -> int:
         """How many problems a split has."""
         stage = "filter" if split == CHOSEN else "problems"
@@ -56,10 +73,7 @@ class Context:
 
     def by_id(self, splits: Sequence[str], scratch: Path) -> Iterator[Problem]:
         """The problems of some splits sorted by id, each once; `scratch` is a folder to sort in."""
-        in_order = Sorter(scratch)
-        for problem in chain.from_iterable(map(self.stream, splits)):
-            in_order.add(problem.id.encode(), problem.model_dump_json().encode())
-        for _, same in groupby(map(Problem.model_validate_json, in_order), key=attrgetter("id")):
+        for _, same in groupby(map(Problem.model_validate_json, self._lines_by_id(splits, scratch)), key=attrgetter("id")):
             *_, problem = same
             yield problem
 
@@ -72,18 +86,44 @@ class Context:
     def rated(self, chains: str, judged: str, split: str, scratch: Path) -> Rated:
         """A split's problems with the chains of one stage and the judgements of another; the sorted problems lie in `scratch` as long as this is used."""
         by_id = scratch / f"{split}-by-id.jsonl"
-        write_records(by_id, self.by_id((split,), scratch / split))
+        with replacing(by_id) as file:
+            file.writelines(self._lines_by_id((split,), scratch / split))
         source, folder = self.run.folder / chains / "chains.jsonl", self.run.folder / judged
         return Rated(
-            partial(read_records, by_id, Problem),
-            partial(read_records, source, Chain),
-            partial(read_records, folder / "verdicts.jsonl", Verdict),
-            partial(read_records, folder / "scores.jsonl", Score),
+            partial(lean.read, by_id, Problem),
+            partial(lean.read, source, Chain),
+            partial(lean.read, folder / "verdicts.jsonl", Verdict),
+            partial(lean.read, folder / "scores.jsonl", Score),
         )
+
+    def _lines_by_id(self, splits: Sequence[str], scratch: Path) -> Iterator[bytes]:
+        in_order = Sorter(scratch)
+        for problem in chain.from_iterable(map(self.lean, splits)):
+            in_order.add(problem.id.encode(), lean.line(problem))
+        return iter(in_order)
 
     def endpoint(self, config: EndpointConfig) -> Endpoint:
         """A model behind a URL, with the run's images and journal."""
         return Endpoint(config, self.run.images, self.run.journal, retry_failed=self.retry_failed, meter=self.meter)
+
+    @asynccontextmanager
+    async def asking(self, configs: Sequence[EndpointConfig]) -> AsyncIterator[list[Endpoint]]:
+        """Models behind URLs for the time of a block."""
+        chats = [self.endpoint(config) for config in configs]
+        try:
+            yield chats
+        finally:
+            for chat in chats:
+                await chat.close()
+            if self.away:
+                self.run.journal.close()
+
+    def spread(
+        self, open: Open[T, R], endpoints: Sequence[EndpointConfig], items: Iterable[T], name: Callable[[T], str]
+    ) -> AbstractAsyncContextManager[tuple[AsyncGenerator[tuple[int, R], None], list[Stats]]]:
+        """Do a job on items, here or in workers as the config says; see `scale.spread`."""
+        config = self.config
+        return spread(open, endpoints, items, name, scale=config.scale, concurrency=config.generate.open_problems, meter=self.meter)
 
     def model(self, name: str) -> tuple[Path, Path | None]:
         """A model's checkpoint and the adapter on it, if its folder holds one."""
@@ -119,6 +159,10 @@ class Context:
 
     def _split(self, name: str) -> Path:
         return self.run.folder / ("filter" if name == CHOSEN else "problems") / f"{name}.jsonl"
+
+
+def _away(config: Config, run: Run, retry_failed: bool) -> Context:
+    return Context(config, run, lambda _: None, retry_failed, away=True)
 
 
 def base_path(config: Config, run: Run) -> Path:

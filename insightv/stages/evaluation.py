@@ -6,13 +6,15 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from insightv import agents
-from insightv.evaluation.run import accuracy, evaluate
 from insightv.records import Problem, Solution
 from insightv.stages.context import Context, Summary
 
 
 def evaluate_row(context: Context, work: Path, solver: str, models: tuple[str, ...], row: str) -> Summary:
     """One row of the table: a system's solutions on every split that is evaluated."""
+    # Tests of significance load scipy, for which every other stage with a process of its own would wait a second.
+    from insightv.evaluation.run import accuracy, evaluate
+
     config = context.config
     solve: Callable[..., Awaitable[Solution]] = getattr(agents, solver)
     figures: Summary = {}

@@ -26,7 +26,7 @@ def build_summary(context: Context, work: Path, own: str) -> Summary:
     """The summary agent's four parts."""
     config, scratch = context.config, work / "scratch"
     teacher, chains = context.rated("generate", "assess", "train", scratch), context.rated(own, f"{own}-assess", "own", scratch)
-    made, mixture = summary.build(teacher, chains, partial(context.stream, "plain"), config.summary, config.prompts, seed=config.seed)
+    made, mixture = summary.build(teacher, chains, partial(context.lean, "plain"), config.summary, config.prompts, seed=config.seed)
     return _save(context, work, made) | {"mixture": mixture}
 
 

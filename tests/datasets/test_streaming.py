@@ -2,18 +2,22 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from random import Random
 from typing import Any
 
+import msgspec
+import orjson
 import pytest
 
 from insightv.chain_text import process_text
 from insightv.config import PreferenceDataConfig, PromptsConfig, SummaryDataConfig, UserError
-from insightv.datasets import preference, summary
+from insightv.datasets import lean, preference, summary
 from insightv.datasets.pairs import pairs_of
 from insightv.datasets.rows import Candidate, Made, Rated
 from insightv.datasets.shares import divide
-from insightv.store import content_hash, derive_seed
+from insightv.records import Chain, Problem, Score, Verdict
+from insightv.store import content_hash, derive_seed, read_records, write_records
 
 PROMPTS = PromptsConfig()
 Chosen = set[tuple[str, ...]]
@@ -130,6 +134,33 @@ def test_records_out_of_order_are_one_clear_line(filled: Any) -> None:
     for name, read in backwards.items():
         with pytest.raises(UserError, match="must be sorted by"):
             list(Rated(**{field: read if field == name else getattr(ordered, field) for field in backwards}))
+
+
+def test_structs_have_the_fields_of_records(filled: Any, tmp_path: Path) -> None:
+    pool = filled(0, deep={"list": [1, 2.5, None, {"x": "ü"}]})
+    for kind, records in ((Problem, pool.problems), (Chain, pool.chains), (Verdict, pool.verdicts), (Score, pool.scores)):
+        path = tmp_path / kind.__name__
+        write_records(path, records)
+        structs = list(lean.read(path, kind))
+        assert [msgspec.to_builtins(struct) for struct in structs] == [record.model_dump() for record in records]
+        assert b"".join(map(lean.line, structs)) == path.read_bytes()
+        # What need not be written has the same value by default.
+        least = {name: getattr(records[0], name) for name, field in kind.model_fields.items() if field.is_required()}
+        path.write_bytes(orjson.dumps(least) + b"\n")
+        assert [msgspec.to_builtins(struct) for struct in lean.read(path, kind)] == [kind(**least).model_dump()]
+
+
+@pytest.mark.parametrize(
+    "wrong", [b"{", b"[]", b'{"chain_id": 1}', b'{"chain_id": "a", "problem_id": "b", "value": 1, "more": 2}', b'{"chain_id": "a"}', b"\xff"]
+)
+def test_a_broken_line_is_named(tmp_path: Path, wrong: bytes) -> None:
+    path = tmp_path / "scores.jsonl"
+    path.write_bytes(b'{"chain_id": "a", "problem_id": "b", "value": null}\n' + wrong + b"\n")
+    for read in (lean.read, read_records):
+        with pytest.raises(UserError, match=r"scores\.jsonl:2: not a Score: "):
+            list(read(path, Score))
+        with pytest.raises(UserError, match="no score records at"):
+            list(read(tmp_path / "missing", Score))
 
 
 def test_records_of_other_problems_are_passed_over(filled: Any) -> None:

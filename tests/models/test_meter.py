@@ -11,7 +11,7 @@ from insightv.config import BudgetConfig
 from insightv.journal import Bill, Journal
 from insightv.models.chat import Halted, Reply, Sampling, text_message
 from insightv.models.meter import Meter, Stats
-from insightv.scale import completed
+from insightv.scale.local import completed
 
 
 def spent(journal: Journal, payer: str, budget: BudgetConfig) -> Meter:

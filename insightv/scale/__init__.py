@@ -1,0 +1,1 @@
+"""Map an async function over records: in this process, or in several beside it."""
