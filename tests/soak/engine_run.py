@@ -17,7 +17,7 @@ from insightv.models.chat import Halted, Sampling
 from insightv.models.endpoint import Endpoint
 from insightv.models.meter import Meter
 from insightv.prompts import STEP_SCHEMA, generator_messages
-from insightv.scale import map_records, run
+from insightv.scale.local import map_records, run
 from insightv.store import ImageStore, Journal
 
 

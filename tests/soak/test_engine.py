@@ -1,6 +1,6 @@
 """The request engine against a stub server in a process of its own: kills, signals, a full disk, bad weather, poison, overload and an outage.
 
-`make soak-engine` runs it. Each test prints what was measured. SOAK_KILLS, SOAK_SEED and SOAK_DOWN (seconds of the outage) change its size.
+`make engine` runs it. Each test prints what was measured. SOAK_KILLS, SOAK_SEED and SOAK_DOWN (seconds of the outage) change its size.
 """
 
 import contextlib
