@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http import StreamWriter
 from aiohttp.payload import Payload
 
 
@@ -21,5 +22,8 @@ class Pieces(Payload):
 
     async def write(self, writer: AbstractStreamWriter) -> None:
         """Hand all pieces to the writer, in order."""
+        if isinstance(writer, StreamWriter) and writer.transport:
+            # Under its limit the transport waits for all of them, and one call to the kernel sends them together.
+            writer.transport.set_write_buffer_limits(high=sum(map(len, self._value)) + 2**16)
         for piece in self._value:
             await writer.write(piece)
