@@ -11,13 +11,14 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from insightv.answers import settle
-from insightv.config import UserError, load_config
+from insightv.config import UserError
 from insightv.datasets.sources import read_problems
 from insightv.evaluation.calibration import Case, calibrate, position_bias
 from insightv.evaluation.run import family
 from insightv.files import explained, replacing
 from insightv.prompts import ask
 from insightv.records import Chain, Problem, Score, Verdict
+from insightv.showing import saved
 from insightv.store import ImageStore, read_records
 from insightv.world.truth import chain_truth
 
@@ -54,7 +55,7 @@ def report(run: Path, stage: str = "assess", labels: Path | None = None) -> tupl
 
     Without labels the world's truth counts; a `UserError` where there is none, or where labels do not fit the run.
     """
-    seed, judged = _seed(run), _judged(run, stage)
+    seed, judged = saved(run).seed, _judged(run, stage)
     found = _labelled(labels, judged.chains) if labels else _truths(judged)
     cases = [_case(judged, name, label) for name, label in sorted(found.items()) if name in judged.verdicts]
     if not cases:
@@ -71,7 +72,7 @@ def sheet(run: Path, count: int, stage: str = "assess") -> Path:
 
     `weight` says how many chains each stands for. A sheet that somebody has begun to fill in is not written over.
     """
-    judged, path, rng = _judged(run, stage), run / "to-label.jsonl", Random(_seed(run))
+    judged, path, rng = _judged(run, stage), run / "to-label.jsonl", Random(saved(run).seed)
     if path.exists() and any(label.correct is not None for _, label in _labels(path)):
         raise UserError(f"{path} holds labels already; move it away before a new sheet is drawn")
     strata: dict[tuple[object, ...], list[str]] = {}
@@ -108,12 +109,6 @@ def _line(judged: _Judged, images: ImageStore, run: Path, name: str) -> dict[str
         "images": [images.path(digest).relative_to(run).as_posix() for digest in problem.images],
         "steps": [f"{step.summary}: {step.reasoning}" for step in chain.steps],
     }
-
-
-def _seed(run: Path) -> int:
-    if not (run / "config.yaml").is_file():
-        raise UserError(f"no run at {run}: it has no config.yaml")
-    return load_config(run / "config.yaml").seed
 
 
 def _judged(run: Path, stage: str) -> _Judged:

@@ -14,7 +14,7 @@ from insightv.config import UserError, load_config
 from insightv.files import ADVICE
 from insightv.loop import plan
 from insightv.models.chat import EndpointDown
-from insightv.processes import make
+from insightv.plan import make
 from insightv.store import Run
 
 

@@ -69,9 +69,9 @@ def check(config: ConfigFile, overrides: Overrides) -> None:
     What went wrong is said in a line each, and when a role cannot do its part the exit code is 2. Nothing is journalled: a check can be repeated.
     """
     settings = load_config(config, overrides)
-    from insightv import loop, preflight
+    from insightv import preflight, verbs
 
-    rows = loop.check(settings)
+    rows = verbs.check(settings)
     _show("Check", preflight.sheet(rows))
     for line in (*preflight.remarks(rows), *preflight.ASSUMED):
         typer.echo(line)
@@ -142,25 +142,25 @@ def evaluate(config: ConfigFile, overrides: Overrides, retry_failed: RetryFailed
 @app.command(rich_help_panel="Look at a run")
 def report(run: RunFolder) -> None:
     """Write RUN/report.html anew from what the run holds: one page that needs no network."""
-    from insightv import loop
+    from insightv import showing
 
-    typer.echo(loop.report(run))
+    typer.echo(showing.report(run))
 
 
 @app.command(rich_help_panel="Look at a run")
 def status(run: RunFolder) -> None:
     """Show the stages of RUN: which are done and what each did, and how far one is that runs in another shell."""
-    from insightv import loop
+    from insightv import showing
 
-    _show(str(run), loop.status(run))
+    _show(str(run), showing.status(run))
 
 
 @app.command(rich_help_panel="Look at a run")
 def defects(run: RunFolder) -> None:
     """Show what was wrong with the chains of RUN, also while they are written: each defect with its number and an example."""
-    from insightv import loop
+    from insightv import showing
 
-    rows = loop.defects(run)
+    rows = showing.defects(run)
     _show(str(run), rows) if rows else typer.echo(f"{run}: no defects so far")
 
 
@@ -202,10 +202,10 @@ def ask(
     options: Annotated[list[str] | None, typer.Option("--option", help="An option of a multiple-choice question. May be repeated.", show_default=False)] = None,
 ) -> None:
     """Let the trained pair reason about IMAGE and answer QUESTION."""
-    from insightv import loop
+    from insightv import verbs
 
     console = Console(soft_wrap=True, highlight=False, markup=False)
-    for delta in loop.ask(run, image, question, tuple(options or ())):
+    for delta in verbs.ask(run, image, question, tuple(options or ())):
         console.print(delta.text, end="", style="dim" if delta.kind == "reasoning" else "bold")
     console.print()
 
@@ -233,9 +233,9 @@ def publish(
 @journal.command("stats")
 def journal_stats(place: JournalFolder) -> None:
     """Show by model how many replies stand, and what was asked and paid."""
-    from insightv import bookkeeping, loop
+    from insightv import bookkeeping, showing
 
-    _show(str(place), bookkeeping.stats(loop.journal_of(place)))
+    _show(str(place), bookkeeping.stats(showing.journal_of(place)))
 
 
 @journal.command("export")
@@ -243,9 +243,9 @@ def journal_export(
     place: JournalFolder, out: Annotated[Path, typer.Argument(help="JSON Lines file to write; .jsonl.gz is compressed.", show_default=False)]
 ) -> None:
     """Write every reply as it came, one JSON line each."""
-    from insightv import bookkeeping, loop
+    from insightv import bookkeeping, showing
 
-    typer.echo(f"{out}: {bookkeeping.export(loop.journal_of(place), out)} replies")
+    typer.echo(f"{out}: {bookkeeping.export(showing.journal_of(place), out)} replies")
 
 
 @journal.command("prune")
@@ -255,9 +255,9 @@ def journal_prune(
     failed: Annotated[bool, typer.Option("--failed", help="Requests that failed for good.")] = False,
 ) -> None:
     """Remove replies that will not be needed any more, or shall be asked for, and paid, again."""
-    from insightv import bookkeeping, loop
+    from insightv import bookkeeping, showing
 
-    removed, freed = bookkeeping.prune(loop.journal_of(place), model=model, failed=failed)
+    removed, freed = bookkeeping.prune(showing.journal_of(place), model=model, failed=failed)
     typer.echo(f"{place}: {removed} replies removed, {freed / 2**20:.1f} MB freed")
 
 
@@ -317,9 +317,9 @@ def _leave(message: str, code: int) -> NoReturn:
 
 def _run(config: Path, overrides: list[str], part: str | None, retry_failed: bool) -> None:
     settings = load_config(config, overrides)
-    from insightv import loop
+    from insightv import verbs
 
-    loop.run(settings, {part} if part else None, retry_failed=retry_failed)
+    verbs.run(settings, {part} if part else None, retry_failed=retry_failed)
 
 
 def _show(title: str, rows: Sequence[Mapping[str, object]]) -> None:

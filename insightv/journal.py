@@ -26,8 +26,10 @@ from insightv.files import explained, locked, sync, try_lock
 
 Row = dict[str, Any]
 
-_LINGER = 0.02
-"""Seconds that a row waits for others to share its commit."""
+_NAPS, _NAP = 3, 0.02
+"""How often, and how many seconds each time, a row waits for others to share its commit."""
+_ENOUGH = 12
+"""Rows that wait for no more: those who hear of one commit go on all at once, and shall not keep the loop from what else arrives."""
 _ROWS = 64
 """Rows written by one statement at most."""
 _FRESH = 0.1
@@ -263,7 +265,10 @@ class Journal:
         """Commit in one transaction whatever came in while the last one was written, and a moment longer: a commit costs as much as ten rows."""
         while (first := waiting.get()) is not None:
             group, ended = [first], False
-            time.sleep(_LINGER)
+            for _ in range(_NAPS):
+                time.sleep(_NAP)
+                if waiting.qsize() >= _ENOUGH:
+                    break
             while not ended and not waiting.empty():
                 item = waiting.get()
                 if item is None:

@@ -1,35 +1,18 @@
-"""The paper on one page: which stages there are, what each is made from, and the verbs that run and show them.
+"""The paper on one page: which stages there are, and what each is made from.
 
 problems -> chains -> assessment -> data -> two agents -> T x (sample from M_t -> assess -> pairs -> DPO -> M_t+1) -> evaluation
 """
 
-import asyncio
-import json
 import re
-import sys
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from insightv import agents
-from insightv.config import Config, EndpointConfig, UserError, load_config
+from insightv.config import Config, UserError
 from insightv.datasets import reasoning
-from insightv.datasets.sources import read_problems
-from insightv.images import ImageError, decode
-from insightv.models.chat import Delta
-from insightv.processes import PROGRESS, Plan, execute, tell
-from insightv.records import Problem
-from insightv.replies import DEFECTS
+from insightv.plan import Plan
 from insightv.stages import chains, evaluation, sets, start, trainings
-from insightv.stages.context import SHIPPED_BASE, Context
-from insightv.store import Run, Stage, content_hash
-
-if TYPE_CHECKING:
-    from insightv.evaluation.figures import ReportData
+from insightv.stages.context import SHIPPED_BASE
 
 ROWS: dict[str, tuple[str, tuple[str, ...]]] = {
     "base": ("solve_direct", ("base",)),
@@ -101,10 +84,15 @@ def plan(config: Config) -> Plan:
     add("single-fair", ("base", "single-fair-data", *like), partial(trainings.train_sft, data="single-fair-data", settings=fair, like=like), fair, apart=True)
 
     for row in c.systems.rows:
-        solver, models = _row(row, c)
+        solver, models = row_of(row, c)
         decoding = [c.systems.reasoner, c.systems.splits, *_drawing(c, c.systems.answer)]
         add(f"evaluate-{row}", ("problems", *models), partial(evaluation.evaluate_row, solver=solver, models=models, row=row), decoding, apart=True)
     return steps
+
+
+def needed(steps: Plan) -> set[str]:
+    """The stages behind the configured rows and the report; a plan holds others too."""
+    return steps.closure({name for name in steps.steps if re.fullmatch(r"evaluate-.*|truth", name)})
 
 
 def _base_files(config: Config) -> list[Path]:
@@ -136,7 +124,8 @@ def _dpo_round(steps: Plan, c: Config, t: int, policy: str) -> str:
     return name
 
 
-def _row(row: str, config: Config, setting: str = "systems.rows") -> tuple[str, tuple[str, ...]]:
+def row_of(row: str, config: Config, setting: str = "systems.rows") -> tuple[str, tuple[str, ...]]:
+    """How a row of the table solves a problem, and its models; a row that there is not is a `UserError` about the setting."""
     if row in ROWS:
         return ROWS[row]
     if match := re.fullmatch(r"pair\+dpo(\d*)", row):
@@ -145,19 +134,6 @@ def _row(row: str, config: Config, setting: str = "systems.rows") -> tuple[str, 
             return "solve", (f"dpo{t}", "summarizer")
         raise UserError(f"{setting}: {row} needs dpo.rounds to be at least {max(t, 1)}, it is {config.dpo.rounds}")
     raise UserError(f"{setting}: no row {row!r}; there are {', '.join(ROWS)}, pair+dpo and pair+dpo1, pair+dpo2 ..")
-
-
-def _check_comparisons(config: Config) -> None:
-    """Every row that is to be compared is evaluated: a test that was written down beforehand must not drop out by a slip of the pen."""
-    systems, rows = config.systems, ", ".join(config.systems.rows)
-    for setting, names, advice in (
-        ("systems.baseline", (systems.baseline,), f"-o systems.baseline={systems.rows[0] if systems.rows else 'ROW'}, for instance"),
-        ("systems.primary", (row for pair in systems.primary for row in pair), "-o 'systems.primary=[]' to compare nothing beforehand"),
-    ):
-        for row in names:
-            _row(row, config, setting)
-            if row not in systems.rows:
-                raise UserError(f"{setting}: {row} is not among systems.rows, which are {rows or 'none'}; add it there, name others, or write {advice}")
 
 
 def _who(config: Config, *roles: str) -> list[Any]:
@@ -171,190 +147,3 @@ def _judging(config: Config) -> list[Any]:
 
 def _drawing(config: Config, sampling: Any) -> list[Any]:
     return [sampling, config.prompts, config.local.batch_size, config.local.dtype, config.seed]
-
-
-def run(config: Config, only: set[str] | None = None, *, retry_failed: bool = False) -> None:
-    """Make all stages that a verb asks for (all without one), then the table and the report; goes on where an earlier run stopped."""
-    config = name_teacher(config)
-    steps = plan(config)
-    _check_comparisons(config)
-    needed = _needed(steps)
-    pattern = "|".join(VERBS[verb] for verb in only) if only else ".*"
-    wanted = {name for name in needed if re.fullmatch(pattern, name)}
-    if config.world is None and config.models.base is None and "base" in steps.closure(wanted):
-        # The shipped base has seen nothing but the world's pictures.
-        raise UserError("models.base is not set: give the folder of a checkpoint in transformers' layout, or configure a world, which brings a base")
-    execute(config, plan, wanted, with_teacher, retry_failed)
-    if only is None or "evaluate" in only:
-        from insightv.table import show
-
-        data = _gathered(config.run)
-        page = _rendered(data, config.run)
-        show(data.tables)
-        print(f"report: {page}")
-
-
-def _needed(steps: Plan) -> set[str]:
-    """The stages behind the configured rows and the report; a plan holds others too."""
-    return steps.closure({name for name in steps.steps if re.fullmatch(r"evaluate-.*|truth", name)})
-
-
-def check(config: Config) -> list[dict[str, object]]:
-    """Facts about every role's endpoint, from one chain and one judgement each, with time and cost of the whole projected."""
-    from insightv.preflight import check
-
-    run(config, {"problems"})
-    problems = list(read_problems(config.run / "problems" / "train.jsonl"))
-    if not problems:
-        raise UserError("there is no training problem to make a chain for")
-    with with_teacher(name_teacher(config)) as resolved:
-        return check(resolved, Run(config.run, config.journal), problems[0], len(problems))
-
-
-def name_teacher(config: Config) -> Config:
-    """The config with the simulated teacher's dials as its revision, where an endpoint has no URL: other dials are another model."""
-    if config.world is None:
-        return config
-    revision = content_hash(config.world.teacher.model_dump())[:12]
-    return _fill(config, lambda endpoint: {"revision": endpoint.revision or revision})
-
-
-@contextmanager
-def with_teacher(config: Config) -> Iterator[Config]:
-    """The config with the address of the world's teacher, which runs meanwhile, wherever an endpoint has no URL."""
-    roles = (config.models.generator, config.models.judge, config.models.scorer)
-    if all(role.url for role in roles):
-        yield config
-    elif config.world is None:
-        raise UserError("models.generator.url, models.judge.url and models.scorer.url must be set, or a world configured")
-    else:
-        from insightv.world.teacher import serve
-
-        with serve(config.world.teacher) as url:
-            yield _fill(config, lambda _: {"url": url})
-
-
-def _fill(config: Config, values: Callable[[EndpointConfig], dict[str, str]]) -> Config:
-    def filled(role: EndpointConfig) -> EndpointConfig:
-        return role if role.url else role.model_copy(update=values(role))
-
-    models = config.models
-    update = {"generator": filled(models.generator), "judge": filled(models.judge), "scorer": filled(models.scorer)}
-    return config.model_copy(update={"models": models.model_copy(update=update)})
-
-
-def report(run: Path) -> Path:
-    """Write RUN/report.html from what the run holds; returns its path."""
-    return _rendered(_gathered(run), run)
-
-
-def _gathered(run: Path) -> "ReportData":
-    from insightv.evaluation.collect import collect
-
-    config, here = _saved(run), Run(run)
-    steps, systems = plan(config), config.systems
-    # A report is of what the run made: the files outside may be elsewhere by now.
-    steps.recall(here, steps.steps)
-    made = _made(steps, here)
-    rows = [row for row in systems.rows if f"evaluate-{row}" in made]
-    stale = [row for row in systems.rows if row not in rows and (run / f"evaluate-{row}").is_dir()]
-    if stale:
-        print(f"not shown, because made with other settings or an older version: {', '.join(stale)}; run the config again", file=sys.stderr)
-    known = [problem for path in sorted((run / "problems").glob("*.jsonl")) for problem in read_problems(path)]
-    return collect(here, known, rows=rows, baseline=systems.baseline, primary=systems.primary, seed=config.seed)
-
-
-def _rendered(data: "ReportData", run: Path) -> Path:
-    from insightv.evaluation.report import render
-
-    render(data, run / "report.html")
-    return run / "report.html"
-
-
-def _saved(run: Path, advice: str = "") -> Config:
-    """The config that a run was made with."""
-    if not (run / "config.yaml").is_file():
-        raise UserError(f"no run at {run}: it has no config.yaml{advice}")
-    return load_config(run / "config.yaml")
-
-
-def journal_of(place: Path) -> Path:
-    """The folder of a run's journal; a folder that is no run's is taken for the journal's own."""
-    return (_saved(place).journal or place / "journal") if (place / "config.yaml").is_file() else place
-
-
-def status(run: Path) -> list[dict[str, object]]:
-    """The stages of a run, whether they are done, and what each said of itself."""
-    steps = plan(_saved(run))
-    made, needed = _made(steps, Run(run)), _needed(steps)
-    rows: list[dict[str, object]] = []
-    for name in (name for name in steps.steps if name in needed):
-        word = _word(run, name)
-        state, said = ("done", tell(made[name].summary)) if name in made else ("begun", _said(word)) if word is not None else ("to do", "")
-        rows.append({"stage": name, "state": state, "summary": said})
-    return rows
-
-
-def _word(run: Path, name: str) -> dict[str, Any] | None:
-    """What a stage that was begun left in its work folder of how far it is; None if it was not begun."""
-    try:
-        folders = sorted((run / ".work").glob(f"{name}-{'?' * 12}"), key=lambda folder: folder.stat().st_mtime)
-        if not folders:
-            return None
-        word: dict[str, Any] = json.loads((folders[-1] / PROGRESS).read_bytes())
-    except (FileNotFoundError, json.JSONDecodeError):
-        return {}
-    return word
-
-
-def _said(word: dict[str, Any]) -> str:
-    if not word:
-        return ""
-    age = timedelta(seconds=int(time.time() - word["at"]))
-    return str(word["line"]) + (f"  (said {age} ago)" if age > timedelta(seconds=5) else "")
-
-
-def defects(run: Path) -> list[dict[str, object]]:
-    """What was wrong with the chains of a run's stages, also of one that is under way: each defect with its number of chains and an example."""
-    rows: list[dict[str, object]] = []
-    for name in (name for name in plan(_saved(run)).steps if re.fullmatch(r"generate|.*-chains", name)):
-        path = run / name / "defects.json"
-        found = json.loads(path.read_bytes()) if path.is_file() else (_word(run, name) or {}).get("defects", {})
-        for defect, told in sorted(found.items(), key=lambda item: -int(item[1]["chains"])):
-            example = f"problem {told['problem']}" + (f": {told['said']}" if told["said"] else "")
-            rows.append({"stage": name, "defect": defect, "chains": told["chains"], "what it is": DEFECTS[defect], "example": example})
-    return rows
-
-
-def _made(steps: Plan, run: Run) -> dict[str, Stage]:
-    """The stages of a plan that are done in the run, by name."""
-    made: dict[str, Stage] = {}
-    for name, step in steps.steps.items():
-        if made.keys() >= set(step.needs) and (stage := steps.stage(run, name)).done:
-            made[name] = stage
-    return made
-
-
-def ask(run: Path, image: Path, question: str, options: tuple[str, ...] = ()) -> Iterator[Delta]:
-    """The trained pair's reasoning and answer to one question, as deltas."""
-    config, here = _saved(run, "; run `insightv demo` first"), Run(run)
-    models = next((models for models in (_row(row, config)[1] for row in reversed(config.systems.rows)) if len(models) == 2), ("reasoner", "summarizer"))
-    missing = [name for name in models if not (run / name / "manifest.json").is_file()]
-    if missing:
-        raise UserError(f"{run} has no trained {' and no '.join(missing)} yet; finish the run first")
-    try:
-        data = image.read_bytes()
-        decode(data)
-    except (OSError, ImageError) as error:
-        raise UserError(f"{image}: {error.strerror if isinstance(error, OSError) else error}") from None
-    problem = Problem(id="asked", question=question, images=(here.images.add(data),), options=options, answers=("?",))
-    context = Context(config, here, lambda _: None)
-    with context.chat(models[0]) as reasoner, context.chat(models[1]) as summarizer:
-        deltas = agents.stream(problem, reasoner, summarizer, config.systems, config.prompts, config.seed)
-        with asyncio.Runner() as runner:
-            while delta := runner.run(_next(deltas)):
-                yield delta
-
-
-async def _next(deltas: AsyncIterator[Delta]) -> Delta | None:
-    return await anext(deltas, None)

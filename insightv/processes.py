@@ -1,4 +1,4 @@
-"""Run a plan of stages in the order of their needs, some side by side in processes of their own, with progress to look at."""
+"""Run a plan of stages in the order of their needs, some side by side in processes of their own."""
 
 import asyncio
 import contextlib
@@ -9,110 +9,18 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from collections.abc import Callable, Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.text import Text
-
 from insightv.config import Config, UserError, save_config
-from insightv.files import explained, locked, stamp, try_lock
+from insightv.files import explained, locked, try_lock
 from insightv.models.chat import EndpointDown, Halted
 from insightv.models.meter import Meter
-from insightv.stages.context import Context, Summary
-from insightv.store import Run, Stage, read_manifest
-
-VERSION = 3
-"""Part of every stage's hash: raise it when the code of the stages changes what they make."""
-
-SPLITS = ("test", "heldout", "development")
-"""Keys under which a summary holds figures of a split."""
-
-PLAIN_EVERY = 60.0
-"""Seconds between two lines of progress of a stage where there is no terminal to draw a bar on."""
-
-WORD_EVERY = 1.0
-"""Seconds between two words of it in a file."""
-
-PROGRESS = ".progress.json"
-"""In a stage's work folder: `at` (seconds since 1970), `line`, and `defects` by name with a count and an example."""
-
-UNTOLD = frozenset({"step", "of", "seconds_left", "found"})
-"""What a stage reports that is not shown as it is."""
-
-Make = Callable[[Context, Path], Summary]
-
-
-@dataclass(frozen=True)
-class Step:
-    """A stage of a plan: what it needs, how it is made, and the settings that its result depends on."""
-
-    name: str
-    needs: tuple[str, ...]
-    make: Make
-    settings: Any
-    apart: bool
-    """In a process of its own: whatever loads a model."""
-    outside: Mapping[str, str] = field(default_factory=dict)
-    """Files outside of the run that it is made from, and their stamps: they are inputs too."""
-
-
-@dataclass
-class Plan:
-    """Stages by name."""
-
-    config: Config
-    steps: dict[str, Step] = field(default_factory=dict)
-    _finished: dict[str, str] = field(default_factory=dict)
-
-    def add(self, name: str, needs: tuple[str, ...], make: Make, settings: Any, *, apart: bool = False, outside: Iterable[Path] = ()) -> None:
-        """Add a stage; the stages that it needs must be there, the files outside need not: it is the stage that says so."""
-        missing = [need for need in needs if need not in self.steps]
-        if missing:
-            raise ValueError(f"stage {name} needs {', '.join(missing)}, which come later or not at all")
-        self.steps[name] = Step(name, needs, make, _plain(settings), apart, {str(path): stamp(path) for path in outside})
-
-    def closure(self, names: set[str]) -> set[str]:
-        """The stages and all that they need, directly or not."""
-        found = set(names)
-        for name in reversed(self.steps):
-            if name in found:
-                found.update(self.steps[name].needs)
-        return found
-
-    def recall(self, run: Run, names: Iterable[str]) -> None:
-        """Take these stages, where they were made with these settings, for made from the files outside as they were: what became of these is passed over."""
-        for name in names:
-            step, manifest = self.steps[name], read_manifest(run.folder / name)
-            if not step.needs and manifest.get("config") == step.settings:
-                self.steps[name] = replace(step, outside=manifest["inputs"])
-
-    def stage(self, run: Run, name: str) -> Stage:
-        """The stage in the run; what it needs must be done."""
-        step = self.steps[name]
-        inputs = {need: self._outputs(run, need) for need in step.needs} | dict(step.outside)
-        return run.stage(name, inputs=inputs, config=step.settings, version=VERSION)
-
-    def _outputs(self, run: Run, name: str) -> str:
-        # A finished stage stays as it is while the run is held; without this memory every look would read all manifests below.
-        if name not in self._finished:
-            self._finished[name] = self.stage(run, name).outputs_hash
-        return self._finished[name]
-
-
-def _plain(value: Any) -> Any:
-    """Settings as JSON values."""
-    if isinstance(value, BaseModel):
-        return value.model_dump(mode="json")
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
+from insightv.plan import Plan, make, stays
+from insightv.progress import Display
+from insightv.store import Run
 
 
 def execute(
@@ -153,34 +61,7 @@ def _held(run: Run) -> Iterator[None]:
 
 
 def _done(run: Run, plan: Plan, names: set[str], retry_failed: bool) -> bool:
-    return all(_stays(plan.stage(run, name), retry_failed) for name in plan.steps if name in names)
-
-
-def _stays(stage: Stage, retry_failed: bool) -> bool:
-    """Whether a stage is done, and holds nothing that failed and shall be asked for again."""
-    return stage.done and not (retry_failed and stage.summary.get("failed"))
-
-
-class _Rate(ProgressColumn):
-    """How many items a second a stage gets done."""
-
-    def render(self, task: Task) -> Text:
-        return Text(_rate(task))
-
-
-def _rate(task: Task) -> str:
-    """Items per second lately, such as `12.3/s`; empty until two are done."""
-    speed = task.speed
-    if not speed:
-        return ""
-    return f"{speed:.1f}/s" if speed >= 1 else f"{speed:.2g}/s"
-
-
-def _progress_line(task: Task) -> str:
-    """How far a stage is, in plain words: name, steps, rate, time left, and what else it told."""
-    steps = f"{task.completed:.0f}/{task.total:.0f}" if task.total else f"runs for {timedelta(seconds=int(task.elapsed or 0))}"
-    left = "" if task.time_remaining is None else f"{timedelta(seconds=int(task.time_remaining))} left"
-    return "  ".join(part for part in (task.description, steps, _rate(task), left, task.fields["note"]) if part)
+    return all(stays(plan.stage(run, name), retry_failed) for name in plan.steps if name in names)
 
 
 class _Conductor:
@@ -189,13 +70,7 @@ class _Conductor:
     def __init__(self, run: Run, plan: Plan, config_path: Path, retry_failed: bool, meter: Meter) -> None:
         self._run, self._plan, self._config_path, self._retry_failed, self._meter = run, plan, config_path, retry_failed, meter
         self._places = asyncio.Semaphore(plan.config.parallel)
-        self._words: dict[str, float] = {}
-        self._console = Console(highlight=False)
-        name, note = TextColumn("{task.description:<22}"), TextColumn("{task.fields[note]}")
-        columns = (name, BarColumn(30), MofNCompleteColumn(), _Rate(), TimeElapsedColumn(), TimeRemainingColumn(), note)
-        # A step of a large training may take a minute: over the library's half of one there would be no rate.
-        settings: dict[str, Any] = {"speed_estimate_period": 300.0, "transient": True, "disable": not self._console.is_terminal}
-        self._progress = Progress(*columns, console=self._console, **settings)
+        self._display = Display()
 
     async def conduct(self, names: set[str]) -> None:
         sorter = TopologicalSorter({name: set(self._plan.steps[name].needs) for name in names})
@@ -203,7 +78,7 @@ class _Conductor:
         running: dict[asyncio.Task[None], str] = {}
         order = list(self._plan.steps)
         try:
-            with self._progress, _heeding(self._stop):
+            with self._display.bars, _heeding(self._stop):
                 try:
                     while sorter.is_active():
                         for name in sorted(sorter.get_ready(), key=order.index):
@@ -236,51 +111,21 @@ class _Conductor:
 
     async def _make(self, name: str) -> None:
         stage = self._plan.stage(self._run, name)
-        if _stays(stage, self._retry_failed):
+        if stays(stage, self._retry_failed):
             return
         async with self._places:
             if self._meter.halted:
                 raise self._meter.halted
             began = time.monotonic()
-            bar = self._progress.add_task(name, total=None, note="")
-
-            def report(values: dict[str, Any]) -> None:
-                note = " ".join(f"{key} {value}" for key, value in values.items() if key not in UNTOLD)
-                self._progress.update(bar, completed=values.get("step", 0), total=values.get("of"), note=note)
-                self._leave_word(stage, bar, values)
-
-            telling = asyncio.create_task(self._tell(bar))
             try:
-                if self._plan.steps[name].apart:
-                    await self._apart(name, report)
-                else:
-                    await _in_thread(lambda: make(self._plan, self._run, name, report, self._retry_failed, self._meter))
+                with self._display.following(stage) as report:
+                    if self._plan.steps[name].apart:
+                        await self._apart(name, report)
+                    else:
+                        await _in_thread(lambda: make(self._plan, self._run, name, report, self._retry_failed, self._meter))
             except UserError as error:
                 raise UserError(f"{name}: {error}") from error
-            finally:
-                telling.cancel()
-                self._progress.remove_task(bar)
-        self._console.print(f"[green]✓[/] [bold]{name}[/]  {tell(stage.summary)}  [dim]{time.monotonic() - began:.0f} s · {stage.folder}[/]", soft_wrap=True)
-
-    async def _tell(self, bar: TaskID) -> None:
-        """Print a line now and then where no bar is drawn, so that a log shows that the stage goes on, and how fast."""
-        while not self._console.is_terminal:
-            await asyncio.sleep(PLAIN_EVERY)
-            self._console.print(self._line(bar), markup=False, soft_wrap=True)
-
-    def _line(self, bar: TaskID) -> str:
-        return next((_progress_line(task) for task in self._progress.tasks if task.id == bar), "")
-
-    def _leave_word(self, stage: Stage, bar: TaskID, values: dict[str, Any]) -> None:
-        """Say in a file, for `insightv status` in another shell, how far the stage is."""
-        now = time.time()
-        if now - self._words.get(stage.name, 0.0) >= WORD_EVERY:
-            self._words[stage.name] = now
-            word = {"at": now, "line": self._line(bar), "defects": values.get("found", {})}
-            with contextlib.suppress(OSError):  # the stage that has to write will say so itself
-                part = stage.work / ".progress.part"
-                part.write_text(json.dumps(word), encoding="utf-8")
-                part.replace(stage.work / PROGRESS)
+        self._display.ended(stage, time.monotonic() - began)
 
     async def _apart(self, name: str, report: Callable[[dict[str, Any]], None]) -> None:
         arguments = [str(self._config_path), name, *(["--retry-failed"] if self._retry_failed else [])]
@@ -349,13 +194,6 @@ def _error(name: str, code: int, said: list[str]) -> Exception:
     return RuntimeError(f"stage {name} failed with exit code {code}:\n" + "\n".join(said[-40:]))
 
 
-def tell(summary: Summary) -> str:
-    """A stage's summary in one line."""
-    nested = {f"{name} {key}": value for name, part in summary.items() if isinstance(part, dict) for key, value in part.items() if name in SPLITS}
-    plain = [(key.replace("_", " "), value) for key, value in (summary | nested).items() if isinstance(value, int | float | str)]
-    return ", ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in plain[:7])
-
-
 @contextlib.contextmanager
 def _heeding(stop: Callable[[int, "asyncio.Task[Any]"], None]) -> Iterator[None]:
     """Have `stop` hear SIGINT and SIGTERM during the block, unless the process was started to ignore them."""
@@ -372,16 +210,3 @@ def _heeding(stop: Callable[[int, "asyncio.Task[Any]"], None]) -> Iterator[None]
         with contextlib.suppress(ValueError, RuntimeError, NotImplementedError):
             for number in heeded:
                 loop.remove_signal_handler(number)
-
-
-def make(plan: Plan, run: Run, name: str, report: Callable[[dict[str, Any]], None], retry_failed: bool, meter: Meter | None = None) -> None:
-    """Make one stage whose needs are done."""
-    # A file outside may have changed since the run began, which goes on with what it made of it.
-    plan.recall(run, plan.closure({name}) - {name})
-    stage = plan.stage(run, name)
-    with explained(run.folder), locked(stage.work / ".lock"):
-        # Whoever held the lock before may have made it.
-        if _stays(stage, retry_failed):
-            return
-        summary = plan.steps[name].make(Context(plan.config, run, report, retry_failed, meter or Meter()), stage.work)
-        stage.commit(summary)

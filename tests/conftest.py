@@ -38,6 +38,7 @@ import insightv.models.vlm  # noqa: F401 - makes processors of video-capable mod
 from insightv import processes
 from insightv.config import TeacherDials
 from insightv.images import digest
+from insightv.plan import make
 from insightv.world import teacher
 
 LLAVA_TEMPLATE = (
@@ -230,11 +231,11 @@ def in_this_process() -> Iterator[None]:
 
     def alone(*arguments: Any) -> None:
         torch.set_num_threads(1)  # as the processes have it: two threads sum in another order, and the last bit of a weight differs
-        processes.make(*arguments)
+        make(*arguments)
 
-    async def make(conductor: Any, name: str, report: Any) -> None:
+    async def apart(conductor: Any, name: str, report: Any) -> None:
         await asyncio.to_thread(alone, conductor._plan, conductor._run, name, report, conductor._retry_failed)
 
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(processes._Conductor, "_apart", make)
+        monkeypatch.setattr(processes._Conductor, "_apart", apart)
         yield

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from insightv import loop
+from insightv import loop, showing, verbs
 from insightv.config import Config, TeacherDials, UserError, load_config
 from insightv.datasets.sources import write_problems
 from insightv.records import Solution
@@ -88,8 +88,8 @@ def test_a_tiny_model_goes_from_the_problems_to_the_report(
 ) -> None:
     with serve(TeacherDials()) as url:
         config = tiny(tmp_path, request.getfixturevalue(base), url, "dpo.pairs_from=teacher", *settings)
-        loop.run(config)
-    assert {row["state"] for row in loop.status(config.run)} == {"done"}
+        verbs.run(config)
+    assert {row["state"] for row in showing.status(config.run)} == {"done"}
     for name in ("reasoner", "summarizer", *(f"dpo{t}" for t in range(1, config.dpo.rounds + 1))):
         summary = json.loads((config.run / name / "manifest.json").read_bytes())["summary"]
         assert summary["steps"] == 2 and summary["rows"] >= 4 and not summary["dropped"], name
@@ -106,7 +106,7 @@ def test_a_tiny_model_goes_from_the_problems_to_the_report(
     assert "✓ evaluate-pair+dpo" in made
 
     # The teacher is gone, and nobody asks for it.
-    loop.run(config)
+    verbs.run(config)
     assert "✓" not in capsys.readouterr().out
 
 
@@ -114,4 +114,4 @@ def test_a_policy_without_a_correct_chain_ends_the_run_with_the_reason(tiny_llav
     with serve(TeacherDials()) as url:
         config = tiny(tmp_path, tiny_llava_next, url, "systems.rows=[pair+dpo]", "systems.baseline=pair+dpo", "systems.primary=[]")
         with pytest.raises(UserError, match=r"^round1-data: no preference pairs: 0 of 8 chains were correct, .*dpo\.pairs_from: teacher$"):
-            loop.run(config, {"train"})
+            verbs.run(config, {"train"})

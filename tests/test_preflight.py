@@ -276,7 +276,7 @@ def test_a_scorer_that_cannot_read_as_many_paths_as_a_round_shows_is_found(scrip
 )
 def test_the_work_of_a_teacher_is_that_of_the_plan(config: str, settings: list[str]) -> None:
     known = load_config(SMALL.parent.parent / "configs" / f"{config}.yaml", settings)
-    needed = loop._needed(loop.plan(known))
+    needed = loop.needed(loop.plan(known))
     work = preflight.teacher_work(known, {"train": 9, "own": 5, "preference": 7})
     assert sorted(batch.stage for batch in work) == sorted(name for name in needed if name.endswith("assess"))
     assert any(batch.generated for batch in work) == ("generate" in needed)

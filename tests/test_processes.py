@@ -17,10 +17,11 @@ from typing import Any
 
 import pytest
 
-from insightv import child, loop, processes
+from insightv import child, processes, showing, verbs
 from insightv.config import BudgetConfig, Config, EndpointConfig, TeacherDials, UserError, load_config
 from insightv.files import locked
 from insightv.models.chat import Halted, Sampling, text_message
+from insightv.plan import Plan
 from insightv.scale.local import map_records
 from insightv.stages.context import Context
 from insightv.store import Journal, Run
@@ -118,101 +119,16 @@ def test_errors_of_work_in_a_thread_are_raised() -> None:
 
 def test_a_second_run_waits_for_the_first_and_finds_its_work(tmp_path: Path, tiny_llava: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = load_config(SMALL, [f"run={tmp_path}", f"models.base={tiny_llava}"])
-    loop.run(config, {"problems"})
+    verbs.run(config, {"problems"})
     capsys.readouterr()
     with locked(tmp_path / ".lock"):
-        second = threading.Thread(target=loop.run, args=(config, {"problems"}))
+        second = threading.Thread(target=verbs.run, args=(config, {"problems"}))
         second.start()
         second.join(1)
         assert second.is_alive()
     second.join(30)
     out, err = capsys.readouterr()
     assert err == f"{tmp_path} is in use by another process; waiting for its end\n" and "✓" not in out
-
-
-def test_a_stage_that_another_process_made_meanwhile_is_left(tmp_path: Path, tiny_llava: Path) -> None:
-    config = load_config(SMALL, [f"run={tmp_path}", f"models.base={tiny_llava}"])
-    loop.run(config, {"problems"})
-    plan = loop.plan(config)
-    made = plan.stage(Run(tmp_path), "problems").outputs_hash
-
-    def fail(*_: object) -> dict[str, object]:
-        raise AssertionError("made again")
-
-    plan.steps["problems"] = processes.Step("problems", (), fail, plan.steps["problems"].settings, False)
-    processes.make(plan, Run(tmp_path), "problems", lambda _: None, False)
-    assert plan.stage(Run(tmp_path), "problems").outputs_hash == made
-
-
-def test_a_file_outside_that_changes_while_a_run_goes_on_does_not_end_it(tmp_path: Path) -> None:
-    config, file, run = Config(run=tmp_path / "run"), tmp_path / "rows.jsonl", Run(tmp_path / "run")
-
-    def copy(_: object, work: Path) -> dict[str, Any]:
-        (work / "rows").write_bytes(file.read_bytes())
-        return {}
-
-    def plan() -> processes.Plan:
-        steps = processes.Plan(config)
-        steps.add("rows", (), copy, ["as they are"], outside=[file])
-        steps.add("data", ("rows",), copy, [])
-        return steps
-
-    file.write_text("one", encoding="utf-8")
-    processes.make(plan(), run, "rows", lambda _: None, False)
-    file.write_text("one more", encoding="utf-8")
-    assert not plan().stage(run, "rows").done
-    processes.make(plan(), run, "data", lambda _: None, False)
-    assert (run.folder / "rows" / "rows").read_text() == "one"
-    processes.make(plan(), run, "rows", lambda _: None, False)
-    assert (run.folder / "rows" / "rows").read_text() == "one more"
-    # Neither the file nor other settings may be taken for what it was made from.
-    steps = plan()
-    steps.add("rows", (), copy, ["in another way"], outside=[file])
-    steps.recall(run, ["rows"])
-    assert not steps.stage(run, "rows").done
-
-
-def run_slow(folder: Path, *, steps: int = 40, seconds: float = 0.05) -> None:
-    """A run of one stage that reports its steps."""
-
-    def slow(context: Context, work: Path) -> dict[str, Any]:
-        for step in range(1, steps + 1):
-            time.sleep(seconds)
-            context.report({"step": step, "of": steps, "loss": 0.5})
-        return {}
-
-    def plan(config: Config) -> processes.Plan:
-        steps = processes.Plan(config)
-        steps.add("slow", (), slow, [])
-        return steps
-
-    processes.execute(Config(run=folder), plan, {"slow"}, contextlib.nullcontext, False)
-
-
-def test_a_progress_bar_shows_the_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setenv("COLUMNS", "140")
-    run_slow(tmp_path)
-    said = re.sub(r"\x1b\[[^a-zA-Z]*[a-zA-Z]", "", capsys.readouterr().out)
-    rates = [float(rate) for rate in re.findall(r"slow .* \d+/40 (\S+)/s \d:\d\d:\d\d .*loss 0\.5", said)]
-    assert rates and all(0 < rate < 21 for rate in rates)
-
-
-def test_without_a_terminal_a_long_stage_says_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    run_slow(tmp_path / "short", steps=2)
-    assert "/2" not in capsys.readouterr().out, "a stage of less than a minute needs no line"
-    monkeypatch.setattr(processes, "PLAIN_EVERY", 0.5)
-    run_slow(tmp_path / "long")
-    *lines, end = capsys.readouterr().out.splitlines()
-    assert end.startswith("✓ slow") and 1 <= len(lines) <= 10
-    steps = [int(re.fullmatch(r"slow  (\d+)/40  \d+(?:\.\d+)?/s  0:00:\d\d left  loss 0\.5", line)[1]) for line in lines]  # type: ignore[index]
-    assert steps == sorted(set(steps))
-
-
-def test_a_stage_that_reports_nothing_is_said_to_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(processes, "PLAIN_EVERY", 0.4)
-    run_slow(tmp_path, steps=1, seconds=1)
-    assert capsys.readouterr().out.startswith("slow  runs for 0:00:00\n")
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), RuntimeError("I/O error: No space left on device (os error 28)")])
@@ -249,8 +165,8 @@ def test_stages_side_by_side_keep_what_each_has_in_flight_when_the_budget_is_spe
 
         return stage
 
-    def plan(config: Config) -> processes.Plan:
-        steps = processes.Plan(config)
+    def plan(config: Config) -> Plan:
+        steps = Plan(config)
         for name in teachers:
             steps.add(name, (), asking(name), [])
         return steps
@@ -280,20 +196,20 @@ def test_another_shell_sees_how_far_a_run_is_and_what_is_wrong_with_its_chains(t
         wait_until((run / "config.yaml").is_file)
 
         def line() -> Any:
-            [row] = [row for row in loop.status(run) if row["stage"] == "generate"]
+            [row] = [row for row in showing.status(run) if row["stage"] == "generate"]
             assert row["state"] in ("begun", "to do")
             # The first words come before there is a rate.
             return re.fullmatch(r"generate  (\d+)/36  .*steps (\d+) requests (\d+) in (\S+) out (\S+).*", str(row["summary"]))
 
         done, steps, requests, read, written = live(line).groups()
         assert 0 < int(done) < 36 and int(steps) >= 1 and 0 < int(requests) <= asked.total() + 4 and read.endswith("k") and written
-        early = live(lambda: loop.defects(run))
+        early = live(lambda: showing.defects(run))
         assert process.poll() is None, "while it runs"
         assert {row["stage"] for row in early} == {"generate"} and all(int(str(row["chains"])) >= 1 and row["example"] for row in early)
         process.communicate(timeout=60)
     assert process.returncode == 0
-    late = loop.defects(run)
+    late = showing.defects(run)
     assert {row["defect"] for row in early} <= {row["defect"] for row in late}
     assert any("unusable: " in str(row["example"]) for row in late), "an example says what the model replied"
-    [row] = [row for row in loop.status(run) if row["stage"] == "generate"]
+    [row] = [row for row in showing.status(run) if row["stage"] == "generate"]
     assert row["state"] == "done"

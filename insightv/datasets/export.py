@@ -1,8 +1,8 @@
 """Rows as a Hugging Face data set in TRL's conversational form, with a manifest that traces every row; same rows, same bytes.
 
 Images are embedded, so that a set stands alone. Within a row group (at most 4096 rows and 64 MiB before compression) Parquet holds every image once; an
-image that many rows share is repeated in each group. For 1,000 images in a million rows this was measured to cost 0.5 GB in all where an image has
-2 KB, and some 28 GB where it has 50 KB; therefore a set is cut into shards of about 512 MiB: `train-00000.parquet`, `train-00001.parquet` and so on.
+image that rows of other groups share is repeated in each. Where a million rows share 1,000 images, these cost about 0.5 GB if an image has 2 KB, and
+some 28 GB if it has 50 KB (docs/benchmarks.md); therefore a set is cut into shards of about 512 MiB: `train-00000.parquet`, `train-00001.parquet` ..
 """
 
 from collections import Counter

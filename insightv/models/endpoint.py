@@ -175,7 +175,7 @@ class Endpoint:
         prefix = hash(tuple(messages[:2])) if self._config.replicas else 0
         while True:
 
-            def body(known: Container[str], schema: bool = schema) -> bytes:
+            def body(known: Container[str], schema: bool = schema) -> list[bytes]:
                 return request_body(self._config.model, messages, sampling, index, lambda digest: self._part(digest, known), n=n, schema=schema)
 
             try:
@@ -249,11 +249,11 @@ def _backoff(attempt: int, wait: float) -> float:
     return max(wait, min(LONGEST_BACKOFF, 0.5 * 2.0 ** min(attempt - 1, 10)) * random.uniform(0.5, 1.5))
 
 
-def _ready(body: bytes, known: Container[str]) -> bytes:
+def _ready(body: list[bytes], known: Container[str]) -> list[bytes]:
     return body
 
 
-def _probes(model: str, sampling: Sampling) -> dict[str, bytes]:
+def _probes(model: str, sampling: Sampling) -> dict[str, list[bytes]]:
     """Small requests by the capability that they try."""
     grey = image_part(encode_png(PIL.Image.new("RGB", (64, 64), "grey")))
     schema = {"type": "object", "properties": {"answer": {"type": "string"}}, "required": ["answer"], "additionalProperties": False}

@@ -15,6 +15,7 @@ from insightv.config import EndpointConfig, UserError
 from insightv.models.chat import EndpointDown, Halted
 from insightv.models.limits import Rate
 from insightv.models.meter import Meter, Stats
+from insightv.models.pieces import Pieces
 from insightv.models.pool import Pool, Replica
 from insightv.models.wire import error_text
 
@@ -27,8 +28,8 @@ _LONGEST_PROBE_PAUSE = 2.0
 _REMEMBERED = 8192
 """Images that a server is taken to have in its cache: those sent last."""
 
-Body = Callable[[Container[str]], bytes]
-"""Makes a request's body; it gets the digests of images that the server knows by their uuid."""
+Body = Callable[[Container[str]], Sequence[bytes]]
+"""Makes the pieces of a request's body; it gets the digests of images that the server knows by their uuid."""
 
 
 class Refused(Exception):
@@ -121,7 +122,7 @@ class Transport:
         self._use(tokens)
 
     @contextlib.asynccontextmanager
-    async def lines(self, body: bytes) -> AsyncIterator[aiohttp.StreamReader]:
+    async def lines(self, body: Sequence[bytes]) -> AsyncIterator[aiohttp.StreamReader]:
         """The lines of a streamed answer, for the block; errors as in `post`, but without a pause."""
         replica = await self._place(0)
         try:
@@ -189,7 +190,7 @@ class Transport:
                 known.popitem(last=False)
         return data
 
-    async def _read(self, replica: Replica, body: bytes) -> bytes:
+    async def _read(self, replica: Replica, body: Sequence[bytes]) -> bytes:
         async with self._request(replica, body) as response:
             data: bytes = await response.read()
             if response.status != 200:
@@ -206,11 +207,11 @@ class Transport:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise EndpointDown(f"{replica.url} cannot be reached: {error or type(error).__name__}") from error
 
-    def _request(self, replica: Replica, body: bytes) -> Any:
+    def _request(self, replica: Replica, body: Sequence[bytes]) -> Any:
         # Here, and not when it began to wait: a budget is kept to the request.
         self._meter.admit()
         self._stats.requests += 1
-        return self._open().post(f"{replica.url}/chat/completions", data=body, allow_redirects=False)
+        return self._open().post(f"{replica.url}/chat/completions", data=Pieces(body), allow_redirects=False)
 
     def _failure(self, replica: Replica, response: aiohttp.ClientResponse, reason: str) -> Exception:
         status = response.status

@@ -65,8 +65,8 @@ def request_body(
     n: int = 1,
     schema: bool = True,
     stream: bool = False,
-) -> bytes:
-    """The body of the request for the `n` samples from `index` on; `image` gives the part of a digest.
+) -> list[bytes]:
+    """The pieces of the body of the request for the `n` samples from `index` on; `image` gives the part of a digest.
 
     A field that `sampling.extra` sets to None is left out, so {"max_tokens": None} suits servers that refuse it.
     """
@@ -94,8 +94,7 @@ def request_body(
         body |= {"stream": True, "stream_options": {"include_usage": True}}
     body |= sampling.extra
     texts = orjson.dumps({name: value for name, value in body.items() if value is not None}).split(b"\0")
-    # Joined once: a serializer that grows its buffer would copy the images over and over.
-    return b"".join([*chain.from_iterable(zip(texts, images, strict=False)), texts[-1]])
+    return [*chain.from_iterable(zip(texts, images, strict=False)), texts[-1]]
 
 
 def _content(message: Message, image: Callable[[str], bytes], images: list[bytes]) -> str | list[Any]:

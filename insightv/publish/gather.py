@@ -15,7 +15,7 @@ from insightv.datasets.sources import read_problems
 from insightv.evaluation.figures import SplitTable, split_table
 from insightv.files import explained
 from insightv.loop import VERBS
-from insightv.processes import Plan
+from insightv.plan import Plan
 from insightv.publish.redact import ROLES
 from insightv.records import Chain, Score, Solution, Verdict
 from insightv.store import Stage, content_hash, read_manifest, read_records

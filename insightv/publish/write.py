@@ -10,14 +10,15 @@ import orjson
 import yaml
 
 from insightv import __version__
-from insightv.config import Config, UserError, load_config
+from insightv.config import Config, UserError
 from insightv.evaluation.figures import SplitTable
 from insightv.files import explained, replacing, try_lock
 from insightv.loop import plan
-from insightv.processes import Plan
+from insightv.plan import Plan
 from insightv.publish import cards, push
 from insightv.publish.gather import Item, chains_behind, choose, finished, sources, tables
 from insightv.publish.redact import Redact, clean, machine_text, redactor, settings
+from insightv.showing import saved
 from insightv.stages.context import base_path
 from insightv.store import Run, read_manifest
 
@@ -44,9 +45,7 @@ def publish(
     `.work/publish`, cards included, and goes nowhere. What cannot be published is a `UserError` before anything is written at `dest`.
     `base` names the base model on the Hub, `endpoint` another Hub than the usual one.
     """
-    if not (run / "config.yaml").is_file():
-        raise UserError(f"no run at {run}: it has no config.yaml")
-    config = load_config(run / "config.yaml")
+    config = saved(run)
     with explained(run):
         lock = try_lock(run / ".lock")
     if lock is None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from insightv.config import Config, UserError, load_config
+from insightv.config import Config, UserError
 from insightv.datasets.sources import read_problems
 from insightv.files import replacing
 from insightv.loop import plan
@@ -14,12 +14,13 @@ from insightv.records import Solution
 from insightv.results.faults import chain_faults
 from insightv.results.page import page
 from insightv.results.seeds import Seed
+from insightv.showing import saved
 from insightv.store import content_hash, read_records
 
 
 def results(runs: Sequence[Path], out: Path | None = None) -> str:
     """The Markdown of the runs, which must be seeds of one experiment; written to `out` where one is given."""
-    configs = [_config(run) for run in runs]
+    configs = [saved(run) for run in runs]
     for run, config in zip(runs[1:], configs[1:], strict=True):
         if differing := sorted(name for name in _shared(configs[0]) if _shared(configs[0])[name] != _shared(config)[name]):
             raise UserError(f"{runs[0]} and {run} differ in more than their seed ({', '.join(differing)}): they are not one experiment")
@@ -37,12 +38,6 @@ def results(runs: Sequence[Path], out: Path | None = None) -> str:
         with replacing(out) as file:
             file.write(text.encode())
     return text
-
-
-def _config(run: Path) -> Config:
-    if not (run / "config.yaml").is_file():
-        raise UserError(f"no run at {run}: it has no config.yaml")
-    return load_config(run / "config.yaml")
 
 
 def _shared(config: Config) -> dict[str, Any]:

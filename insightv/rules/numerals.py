@@ -16,7 +16,7 @@ _CHANGING = (
     "cannot negative noon midnight doubt could might would should guess hardly barely scarcely far near close somewhere nowhere can multiple "
     "factor log tens sixths sevenths eighths ninths hundredth hundredths thousandths out bc ad removed gone taken eaten several decade decades "
     "century centuries cent cents trio trios duo duos set sets pack packs ago past clock am pm a.m p.m st nd rd th january february march april "
-    "may june july august september october november december jan feb mar apr jun jul aug sep sept oct nov dec"
+    "may june july august september october november december jan feb mar apr jun jul aug sep sept oct nov dec short soon late early"
 )
 HEDGES = frozenset(_CHANGING.split())
 """Words that change what a number beside them says."""

@@ -14,6 +14,12 @@ _LABELS = (
 )
 _GLUED_BEFORE = re.compile(rf"(?:\b(?i:{_LABELS})\s*|[^\W\d_][a-z]|-\s?\(|[^\s({MONEY_SIGNS}=:\"'*,;.a-z\u3040-\uffff])$")
 _GLUED_AFTER = re.compile(r"[+^~\u00b1/#]|-[^\W\d_]|[a-z]{3}|:\S|\s?[月点時时号倍分代]|(?:st|nd|rd|th|[dgx])\b", re.IGNORECASE)
+# What says that a value comes next. Nobody can list what else may stand there: `Apollo 8`, `it lacks 8`.
+_INTRODUCED = re.compile(
+    r"(?:^|[:=\uff1a]|[\u3040-\u30ff\u4e00-\u9fff]|\b(?:is|are|was|were|be|equals?|makes?|made|gives?|gave|gets?|got|yields?|shows?|reads?|says?|see|"
+    r"counted|counts?|finds?|found|ha[sd]|have|contains?|costs?|measures?|holds?|answer|totals?|exactly|(?:total|sum|count|value|result)\s+of|there're|it's|that's))\W{0,3}$",
+    re.IGNORECASE,
+)
 # The same in other languages, and any script whose words are not known here.
 _ELSEWHERE = re.compile(
     r"[<>!=][<>=/]|[<>\u2260\u2248\u2264\u2265\u221a~]|!\s?\d|'s$|n't|none\s+of|square\s+of|[近未不非没第超大小少多至约或到除半负]|以[上下外]|左右|ない|より|"
@@ -31,6 +37,9 @@ def find_quantity(text: str) -> str:
     spelt = [word for word in words if word in NUMBER_WORDS]
     found = [match for match in _NUMBER.finditer(text) if any(c.isdigit() for c in match[0])]
     if len(found) + len(spelt) != 1:
+        return ""
+    start = found[0].start() if found else re.search(rf"\b{spelt[0]}\b", text, re.IGNORECASE).start()  # type: ignore[union-attr]
+    if not _INTRODUCED.search(text[:start]):
         return ""
     if spelt:
         # "The one on the left" counts nothing; nor does five-star.

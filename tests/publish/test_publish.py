@@ -18,12 +18,12 @@ from datasets import load_dataset
 from markdown_it import MarkdownIt
 from PIL import Image
 
-from insightv import cli, loop
+from insightv import cli, loop, verbs
 from insightv.config import Config, SplitsConfig, UserError, load_config, save_config
 from insightv.models import vlm
 from insightv.models.chat import Image as Picture
 from insightv.models.chat import Message, Text
-from insightv.processes import Plan
+from insightv.plan import Plan
 from insightv.publish import cards, gather, push, write
 from insightv.publish.redact import redactor, settings
 from insightv.stages.context import SHIPPED_BASE
@@ -42,7 +42,7 @@ def run(in_this_process: None, tmp_path_factory: pytest.TempPathFactory) -> Path
     folder = tmp_path_factory.mktemp("publish") / "run"
     lora = "{r: 2, alpha: 4, dropout: 0.0}"
     more = [f"run={folder}", "parallel=1", "systems.rows=[base, pair+dpo]", "systems.splits=[test]", f"reasoner.lora={lora}", f"dpo.lora={lora}"]
-    loop.run(load_config(SMALL, more))
+    verbs.run(load_config(SMALL, more))
     return folder
 
 

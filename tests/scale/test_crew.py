@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from insightv import loop
+from insightv import verbs
 from insightv.config import BudgetConfig, EndpointConfig, TeacherDials, UserError, load_config
 from insightv.models.chat import EndpointDown, Halted
 from insightv.models.meter import Meter, Stats
@@ -270,20 +270,20 @@ def test_stages_make_the_same_bytes_with_any_number_of_workers(tmp_path: Path, c
     url, asked = counting_teacher(TeacherDials(latency=0.002))
     made = {}
     for workers in (0, 1, 3):
-        loop.run(settings(tmp_path / str(workers), url, f"scale.workers={workers}", "generate.open_problems=6"), {"assess"})
+        verbs.run(settings(tmp_path / str(workers), url, f"scale.workers={workers}", "generate.open_problems=6"), {"assess"})
         made[workers] = [(tmp_path / str(workers) / name).read_bytes() for name in OUTPUTS]
         assert set(asked.values()) == {1}
         asked.clear()
     assert made[0] == made[1] == made[3]
     # Each of two stages hires its own.
     assert len(hired) == 2 * 1 + 2 * 3
-    loop.run(settings(tmp_path / "0", url, "scale.workers=3"), {"assess"})
+    verbs.run(settings(tmp_path / "0", url, "scale.workers=3"), {"assess"})
     assert not asked, "where the work is done is no part of what a stage is made from"
 
 
 def test_a_stage_outlives_a_worker_and_pays_twice_at_most_what_that_had_in_flight(tmp_path: Path, counting_teacher: Any, hired: list[Beside]) -> None:
     url, asked = counting_teacher(TeacherDials(latency=0.02))
-    loop.run(settings(tmp_path / "calm", url), {"generate"})
+    verbs.run(settings(tmp_path / "calm", url), {"generate"})
     expected: Counter[str] = Counter(asked)
     asked.clear()
 
@@ -296,7 +296,7 @@ def test_a_stage_outlives_a_worker_and_pays_twice_at_most_what_that_had_in_fligh
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(Beside, "work", work)
-        loop.run(settings(tmp_path / "storm", url, "scale.workers=2", "generate.open_problems=8"), {"generate"})
+        verbs.run(settings(tmp_path / "storm", url, "scale.workers=2", "generate.open_problems=8"), {"generate"})
     assert hired[0].death.done() and len(hired) == 3
     assert asked.keys() == expected.keys() and asked.total() - len(asked) <= 2
     assert (tmp_path / "storm" / OUTPUTS[0]).read_bytes() == (tmp_path / "calm" / OUTPUTS[0]).read_bytes()

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from insightv import loop
+from insightv import verbs
 from insightv.config import TeacherDials, load_config
 
 SMALL = Path(__file__).parents[1] / "small.yaml"
@@ -166,7 +166,7 @@ def test_three_kills(tmp_path: Path, tiny_llava: Path, counting_teacher: Teach, 
     storm.finish()
     served = Counter(asked)
     asked.clear()
-    loop.run(load_config(SMALL, [*overrides, f"run={tmp_path / 'calm'}"]), {"train"})
+    verbs.run(load_config(SMALL, [*overrides, f"run={tmp_path / 'calm'}"]), {"train"})
     assert set(asked.values()) == {1}
     compare(storm, tmp_path / "calm", served, kills)
     assert kills == 3 and storm.resumed() >= 1
