@@ -30,7 +30,7 @@ pytestmark = pytest.mark.slow
 
 KILLS = int(os.environ.get("SOAK_KILLS", "50"))
 SEED = int(os.environ.get("SOAK_SEED", "0"))
-DOWN = float(os.environ.get("SOAK_DOWN", "10"))
+DOWN = float(os.environ.get("SOAK_DOWN", "60"))
 SLOTS = 32
 QUICK = Settings(latency=100, slow=1000)
 Part = tuple[int, int]
