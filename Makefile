@@ -37,8 +37,8 @@ laptop: $(STAMP) ## All rows of the table, under half an hour a seed
 soak: $(STAMP) ## Kill the demo at 20 random moments, start it again each time, and compare its bytes with an undisturbed run's
 	@$(BIN)/python -m pytest -q -s -m slow tests/soak/test_kills.py
 
-engine: $(STAMP) ## Kill the data engine at 50 random moments, fill its disk, send it bad weather: minutes
-	@$(BIN)/python -m pytest -q -s -m slow tests/soak/test_engine.py
+engine: $(STAMP) ## Kill the data engine at 50 random moments, fill its disk, send it bad weather; kill its workers where there is Ray: minutes
+	@$(BIN)/python -m pytest -q -s -m slow -rs tests/soak/test_engine.py tests/soak/test_engine_weather.py tests/soak/test_engine_workers.py
 
 conformance: $(STAMP) ## The client against a real server: SERVER='vllm serve {path} --port {port} --served-model-name tiny-{revision} ..'
 	@CONFORMANCE_SERVER='$(SERVER)' $(BIN)/python -m pytest -q -s -m slow tests/conformance

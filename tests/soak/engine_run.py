@@ -1,54 +1,73 @@
-"""One run of the engine in a folder that is kept, as a stage of a run does it: `python engine_run.py URL FOLDER ROWS STEPS SLOTS`.
+"""One run of the engine in a folder that is kept, as a stage of a run does it: `python engine_run.py URL FOLDER ROWS STEPS SLOTS WORKERS`.
 
-Rows are single requests (STEPS 1) or chains. It says `begun`, works, writes what came of each row to FOLDER/outcomes.jsonl, and ends as the command
-line does: a line on stderr and exit code 2 for what a user can mend, 143 after SIGTERM with what was in flight kept.
+Rows are single requests (STEPS 1) or chains, asked for in this process or by so many WORKERS. It says `begun`, works, writes what came of each row
+to FOLDER/outcomes.jsonl, and ends as the command line does: a line on stderr and exit code 2 for what a user can mend, 143 after SIGTERM with what
+was in flight kept.
 """
 
 import signal
 import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 from benchmarks.engines import payload
 from benchmarks.engines.ours import OPEN, problem
-from insightv.config import EndpointConfig, GenerateConfig, UserError
+from insightv.config import EndpointConfig, GenerateConfig, ScaleConfig, UserError
 from insightv.files import explained
 from insightv.generation.sample import progressive
 from insightv.models.chat import Halted, Sampling
 from insightv.models.endpoint import Endpoint
 from insightv.models.meter import Meter
 from insightv.prompts import STEP_SCHEMA, generator_messages
-from insightv.scale.local import map_records, run
+from insightv.scale.local import run
+from insightv.scale.spread import spread
+from insightv.scale.worker import Job
 from insightv.store import ImageStore, Journal
 
 
-async def outcomes(url: str, folder: Path, journal: Journal, meter: Meter, rows: int, steps: int, slots: int) -> list[str]:
-    """What came of each row, as one line."""
-    images = ImageStore(folder / "images")
-    digest = images.add(payload.image())
-    endpoint = Endpoint(EndpointConfig(url=url, concurrency=slots, price_in=1.0, price_out=2.0), images, journal, meter=meter)
+@asynccontextmanager
+async def asking(folder: Path, digest: str, steps: int, meter: Meter | None, endpoints: Sequence[EndpointConfig]) -> AsyncIterator[Job[int, str]]:
+    """A row's number -> what came of it, as one line. A worker has a meter of its own."""
+    meter, images = meter or Meter(), ImageStore(folder / "images")
+    with Journal(folder / "journal", "soak") as journal:
+        endpoint = Endpoint(endpoints[0], images, journal, meter=meter)
 
-    async def request(row: int) -> str:
-        messages = generator_messages(problem(row, digest), ())
-        [reply] = await endpoint.complete(messages, Sampling(seed=row, temperature=0.7, top_p=0.95, max_tokens=1024, schema=STEP_SCHEMA))
-        return f"{row} {reply.finish} {reply.error or reply.text}"
+        async def request(row: int) -> str:
+            messages = generator_messages(problem(row, digest), ())
+            [reply] = await endpoint.complete(messages, Sampling(seed=row, temperature=0.7, top_p=0.95, max_tokens=1024, schema=STEP_SCHEMA))
+            return f"{row} {reply.finish} {reply.error or reply.text}"
 
-    async def chain(row: int) -> str:
-        return (await progressive(problem(row, digest), endpoint, GenerateConfig(), seed=0, index=0)).model_dump_json()
+        async def chain(row: int) -> str:
+            return (await progressive(problem(row, digest), endpoint, GenerateConfig(), seed=0, index=0)).model_dump_json()
 
+        try:
+            yield Job(request if steps == 1 else chain, [endpoint.stats], meter)
+        finally:
+            await endpoint.close()
+
+
+async def outcomes(url: str, folder: Path, meter: Meter, rows: int, steps: int, slots: int, workers: int) -> list[str]:
+    """The lines of all rows, in order."""
+    digest = ImageStore(folder / "images").add(payload.image())
+    endpoint = EndpointConfig(url=url, concurrency=slots, price_in=1.0, price_out=2.0)
+    job = partial(asking, folder, digest, steps, None if workers else meter)
+    lines: dict[int, str] = {}
     print("begun", flush=True)
-    try:
-        return await map_records(request if steps == 1 else chain, range(rows), concurrency=int(slots * OPEN))
-    finally:
-        await endpoint.close()
+    scale = ScaleConfig(workers=workers)
+    async with spread(job, [endpoint], range(rows), str, scale=scale, concurrency=int(slots * OPEN), meter=meter) as (results, _):
+        async for position, line in results:
+            lines[position] = line
+    return [lines[position] for position in range(rows)]
 
 
 def main() -> int:
-    url, folder, rows, steps, slots = sys.argv[1], Path(sys.argv[2]), *map(int, sys.argv[3:])
+    url, folder, numbers = sys.argv[1], Path(sys.argv[2]), map(int, sys.argv[3:])
     meter = Meter()
     signal.signal(signal.SIGTERM, lambda number, _: meter.halt(Halted("stopped", 128 + number)))
     try:
-        with Journal(folder / "journal", "soak") as journal:
-            lines = run(outcomes(url, folder, journal, meter, rows, steps, slots))
+        lines = run(outcomes(url, folder, meter, *numbers))
         with explained(folder):
             (folder / "outcomes.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     except (UserError, Halted) as error:

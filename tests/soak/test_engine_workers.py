@@ -1,0 +1,134 @@
+"""The request engine in four workers under Ray: now a worker is killed, now the driver. `make engine` runs it where there is Ray.
+
+It prints what was measured. SOAK_WORKER_KILLS and SOAK_SEED change its size.
+"""
+
+import os
+import random
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from benchmarks.engines.process import serving
+from benchmarks.engines.weather import Settings
+
+pytest.importorskip("ray", reason="pip install 'insightv[ray]'")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")]
+
+KILLS = int(os.environ.get("SOAK_WORKER_KILLS", "10"))
+SEED = int(os.environ.get("SOAK_SEED", "0"))
+SLOTS, WORKERS = 32, 4
+ROWS, STEPS = 600, 5
+
+
+class Loss(NamedTuple):
+    """A kill: how many requests had come by then, what the journal held, and what of the engine it took."""
+
+    came: int
+    held: set[tuple[int, int]]
+    who: str
+
+
+def named(pid: int) -> str:
+    """A living process's command line; empty for one that is gone, or dead and not yet fetched by its parent."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+    except OSError:
+        return ""
+
+
+def below(pid: int) -> Iterator[int]:
+    """The processes that descend from one."""
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            children = task.read_text().split()
+        except OSError:  # it ended meanwhile
+            continue
+        for child in map(int, children):
+            yield child
+            yield from below(child)
+
+
+def wait_until(reached: Callable[[], object], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not reached():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def kill_worker(soak: Any, process: "subprocess.Popen[str]", chance: random.Random) -> Loss:
+    """Kill one; the driver waits meanwhile, so that nothing is asked for again before it is seen what was kept."""
+    victim = chance.choice(sorted(pid for pid in below(process.pid) if "ray::Worker" in named(pid)))
+    process.send_signal(signal.SIGSTOP)
+    try:
+        os.kill(victim, signal.SIGKILL)
+        wait_until(lambda: not named(victim))
+        return Loss(len(soak.log()), soak.kept(), "worker")
+    finally:
+        process.send_signal(signal.SIGCONT)
+
+
+def kill_driver(soak: Any, process: "subprocess.Popen[str]") -> Loss:
+    """Kill it, and see what was kept once its workers have noticed."""
+    # Two of Ray's own helpers look for its dead server for a minute more.
+    family = [pid for pid in below(process.pid) if "Agent" not in named(pid)]
+    process.kill()
+    process.communicate()
+    wait_until(lambda: not any(map(named, family)))
+    return Loss(len(soak.log()), soak.kept(), "driver")
+
+
+def again(log: list[list[Any]], losses: list[Loss]) -> Iterator[tuple[Loss, list[Any]]]:
+    """Every request whose part had been asked for before: the first kill in between, and what came of the time before."""
+    last: dict[tuple[int, int], int] = {}
+    for place, (row, step, *_) in enumerate(log):
+        assert not any((row, step) in loss.held for loss in losses if loss.came <= place), "what is in the journal was asked for again"
+        if (row, step) in last:
+            between = [loss for loss in losses if last[row, step] < loss.came <= place]
+            assert between, "asked for again though nothing was killed"
+            yield between[0], log[last[row, step]]
+        last[row, step] = place
+
+
+def test_a_run_whose_workers_and_drivers_are_killed_pays_for_what_was_in_flight_and_ends_the_same(tmp_path: Path, soaking: Any) -> None:
+    chance, settings = random.Random(SEED), Settings(latency=100, slow=1000)
+    with serving(settings) as server:
+        calm = soaking(server, tmp_path / "calm", ROWS, STEPS, SLOTS)
+        begun = time.monotonic()
+        calm.finish()
+        whole = time.monotonic() - begun
+    with serving(settings) as server:
+        soak = soaking(server, tmp_path / "killed", ROWS, STEPS, SLOTS, WORKERS)
+        losses: list[Loss] = []
+        process = None
+        while len(losses) < KILLS:
+            if process is None:
+                came, process = len(soak.log()), soak.start()
+                wait_until(lambda came=came: len(soak.log()) > came)  # type: ignore[misc]
+            time.sleep(chance.uniform(0.0, 1.4 * whole / KILLS))
+            assert process.poll() is None, "it came to its end before the last kill"
+            if chance.random() < 0.5:
+                losses.append(kill_worker(soak, process, chance))
+            else:
+                losses.append(kill_driver(soak, process))
+                process = None
+        soak.finish(process)
+        log = soak.log()
+        soak.finish()
+        assert len(soak.log()) == len(log), "a run that is complete asks for nothing"
+    repeats = list(again(log, losses))
+    kinds = Counter(loss.who for loss in losses)
+    print(f"\n{dict(kinds)} killed (seed {SEED}) in {ROWS * STEPS} requests by {WORKERS} workers with {SLOTS} slots together:")
+    for who, count in kinds.items():
+        paid = [sum(loss is one for one, _ in repeats) for loss in losses if loss.who == who]
+        answered = sum(loss.who == who and before[5] is not None for loss, before in repeats)
+        print(f"a {who}: {sum(paid)} asked for again after {count} kills, {max(paid)} at most; {answered} of them had been answered")
+    assert soak.made() == calm.made()
+    # In flight, and answered but on the way to the disk, which takes less time than an answer.
+    assert len(repeats) <= 2 * SLOTS * kinds["driver"] + 2 * SLOTS // WORKERS * kinds["worker"]
