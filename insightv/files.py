@@ -79,8 +79,8 @@ def try_lock(path: Path) -> IO[bytes] | None:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the lock file at `path`, waiting for other threads and processes."""
-    with explained(path), path.open("ab") as file:
+def locked(path: Path) -> Iterator[IO[bytes]]:
+    """Hold the lock file at `path`, waiting for other threads and processes; what its holder writes there, the next one can read."""
+    with explained(path), path.open("a+b", buffering=0) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        yield file

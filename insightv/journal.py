@@ -37,6 +37,9 @@ _FRESH = 0.1
 _TICK = 10**9
 """Nanoseconds after which two changes of a folder have different stamps on any file system."""
 
+_NAME = 255
+"""Bytes of a file's name at most."""
+
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, row BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS bills (
@@ -125,11 +128,13 @@ class Journal:
         if not rows and not bills:
             return {}
         encoded = {key: orjson.dumps(row) for key, row in rows.items()}
-        with self._write_lock, locked(self.folder / "commit.lock"):
+        with self._write_lock, locked(self.folder / "commit.lock") as lock:
+            self._void(lock)
             standing = self._look_up(list(rows), relist=True)
             fresh = [(key, data) for key, data in encoded.items() if key not in standing]
             if fresh or bills:
-                self._commit(fresh, bills or {})
+                self._commit(fresh, bills or {}, lock)
+                lock.truncate(0)
         return {key: standing.get(key, row) for key, row in rows.items()}
 
     async def put(self, key: str, row: Row, bill: Bill = Bill()) -> Row:
@@ -218,12 +223,32 @@ class Journal:
                     self._readers[path.name] = connection
         self._listed = changed
 
-    def _commit(self, rows: list[tuple[str, bytes]], bills: Mapping[str, Bill]) -> None:
+    def _void(self, lock: IO[bytes]) -> None:
+        """Overwrite what a commit left that was not brought to its end; `lock` then names its file.
+
+        Who dies after the log is on disk, and before the index in shared memory says so, leaves rows that nobody sees while anybody has the file
+        open. Their keys would be stored again elsewhere, and when the last one is gone without closing, the log is read anew and they are back.
+        """
+        lock.seek(0)
+        name = lock.read(_NAME).decode(errors="replace")
+        if not name:
+            return
+        path = self.folder / Path(name).name
+        if path.suffix == ".sqlite" and path.is_file():
+            with _explained_database(path), contextlib.closing(_connect(path)) as connection:
+                [version] = connection.execute("PRAGMA user_version").fetchone()
+                # Any commit does that changes something: it goes where the other began, on whose every byte the rest of that depends.
+                connection.execute(f"PRAGMA user_version = {(version + 1) % 2**31}")
+        lock.truncate(0)
+
+    def _commit(self, rows: list[tuple[str, bytes]], bills: Mapping[str, Bill], lock: IO[bytes]) -> None:
         with _explained_database(self.folder):
             if self._writer is None:
                 self._writer = self._open_own()
                 # Readers here see what is committed here at once.
                 self._looked = -math.inf
+            assert self._owned
+            lock.write(Path(self._owned.name).with_suffix(".sqlite").name.encode())
             self._writer.execute("BEGIN IMMEDIATE")
             try:
                 # Many rows in a statement: each one gives way to other threads and waits for its turn again.

@@ -136,7 +136,7 @@ def test_many_puts_on_loops_of_several_threads_share_few_commits(tmp_path: Path)
             thread.join()
         assert not errors and commits <= 40
         assert journal.bills() == {"": Bill(3000)}
-    assert len(rows(tmp_path)) == 1250
+    assert len(rows(tmp_path)) == 3000
 
 
 def test_readers_do_not_wait_for_a_writer(tmp_path: Path) -> None:
