@@ -3,6 +3,7 @@
 import asyncio
 import os
 import random
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -100,6 +101,49 @@ def test_bills_and_rows_agree_after_kills(tmp_path: Path) -> None:
                     of_model = [number for number in numbers if number % 3 == model]
                     assert bills[f"m{model}"] == Bill(sum(1 + number % 2 for number in of_model), 0, sum(of_model), len(of_model), 0, 0.25 * len(of_model))
     assert len(list(tmp_path.glob("*.sqlite"))) == 2, "the files of the killed were taken over"
+
+
+TORN = """
+import os, signal, sys
+from pathlib import Path
+from insightv.journal import Bill, Journal
+
+class Torn(Journal):
+    def _commit(self, rows, *rest):
+        super()._commit(rows, *rest)
+        if rows[0][0] == "lost":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+journal = Torn(Path(sys.argv[1]), "torn")
+journal.put_many({"kept": {"said": "torn"}}, {"m": Bill(1)})
+print("begun", flush=True)
+sys.stdin.readline()
+journal.put_many({"lost": {"said": "torn"}}, {"m": Bill(1)})
+"""
+
+
+def test_a_commit_that_a_kill_left_half_done_never_comes_back_beside_what_was_stored_since(tmp_path: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", TORN, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout and process.stdout.readline() == "begun\n"
+    with Journal(tmp_path, "other") as other:
+        # With a file of its own, so that it does not go on with the dead one's.
+        other.put_many({"own": {}})
+        # While somebody has the file open, its index in shared memory outlives its writer.
+        assert other.get("kept") == {"said": "torn"}
+        [index] = tmp_path.glob(f"*-{process.pid}-*.sqlite-shm")
+        before = index.read_bytes()[:96]
+        process.communicate("\n", timeout=60)
+        assert process.returncode == -signal.SIGKILL
+        # As if it had died after the log was on the disk, and before the index said so: its two headers are as they were.
+        with index.open("r+b") as file:
+            file.write(before)
+        assert other.get("lost") is None
+        assert other.put_many({"lost": {"said": "other"}}, {"m": Bill(1)}) == {"lost": {"said": "other"}}
+        # As if it too were killed: what opens the files next finds no index, and reads the whole log anew.
+        shutil.copytree(tmp_path, tmp_path / "later", ignore=shutil.ignore_patterns("*-shm"))
+    assert rows(tmp_path / "later") == {"kept": b'{"said":"torn"}', "own": b"{}", "lost": b'{"said":"other"}'}
+    with Journal(tmp_path / "later") as again:
+        assert again.get("lost") == {"said": "other"} and again.bills() == {"m": Bill(2)}
 
 
 def test_many_puts_on_loops_of_several_threads_share_few_commits(tmp_path: Path) -> None:
