@@ -82,7 +82,7 @@ def test_a_reply_that_was_paid_twice_is_billed_twice_and_stands_once(tmp_path: P
 
 def test_bills_and_rows_agree_after_kills(tmp_path: Path) -> None:
     chance = random.Random(0)
-    for round_ in range(2):
+    for round_ in range(3):
         names = [f"{round_}{name}" for name in "xy"]
         writers = [subprocess.Popen([sys.executable, "-c", PAYER, str(tmp_path), name], stdout=subprocess.PIPE, text=True) for name in names]
         for writer in writers:
@@ -269,7 +269,7 @@ def test_a_put_while_the_journal_is_closed_by_another_thread_is_not_forgotten(tm
     """A stage that ends may close what another still writes to."""
 
     async def put_on(journal: Journal) -> None:
-        for wave in range(25):
+        for wave in range(60):
             await asyncio.wait_for(asyncio.gather(*(journal.put(f"{wave} {number}", {}) for number in range(5))), 10)
 
     journal, done = Journal(tmp_path), threading.Event()
@@ -286,7 +286,7 @@ def test_a_put_while_the_journal_is_closed_by_another_thread_is_not_forgotten(tm
         done.set()
         closer.join()
         journal.close()
-    assert len(rows(tmp_path)) == 125
+    assert len(rows(tmp_path)) == 300
 
 
 def test_a_put_whose_loop_has_ended_harms_nobody(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from insightv.config import UserError
 from insightv.sorting import Sorter
 
 
-@settings(deadline=None, max_examples=80, derandomize=True)
+@settings(deadline=None, max_examples=150, derandomize=True)
 @given(
     items=st.lists(st.tuples(st.sampled_from([b"", b"\0", b"a", b"a\0", b"ab", b"b", b"\xff"]) | st.binary(max_size=5), st.binary(max_size=300)), max_size=60),
     memory=st.sampled_from([0, 200, 1000, 5000, 10**6]),

@@ -152,16 +152,16 @@ def test_a_replica_that_dies_loses_nothing_costs_no_attempt_and_is_used_again_wh
             return server.reply("hi")
 
         async with servers(answer, answer, concurrency=4, retries=0, max_outage=20) as (endpoint, several):
-            first = asyncio.create_task(ask(endpoint, 120))
+            first = asyncio.create_task(ask(endpoint, 200))
             while len(several[1].bodies) < 20:
                 await asyncio.sleep(0.005)
             await several[1].stop()
             replies = await first
-            assert [reply.text for reply in replies] == ["hi"] * 120
+            assert [reply.text for reply in replies] == ["hi"] * 200
             dead = len(several[1].bodies)
             await several[1].start()
             await asyncio.sleep(0.7)  # a probe sees that it is back
-            assert all(reply.text == "hi" for reply in await ask(endpoint, 100, first=120))
+            assert all(reply.text == "hi" for reply in await ask(endpoint, 100, first=200))
             assert len(several[1].bodies) >= dead + 30
 
     asyncio.run(run())
@@ -318,7 +318,7 @@ def test_an_overloaded_server_says_how_long_to_wait(servers: Any) -> None:
 def test_requests_per_minute_are_kept(servers: Any) -> None:
     async def run() -> None:
         async with servers(lambda server, _: server.reply("hi"), requests_per_minute=60 * 40) as (endpoint, [server]):
-            await ask(endpoint, 70)
+            await ask(endpoint, 100)
             at = [moment - server.at[0] for moment in server.at]
             # A second's worth at once, then one each 25 ms; the first may have been held up itself.
             assert all(number <= 40 + 40 * (moment + 0.2) for number, moment in enumerate(at)) and at[-1] < 2.5
@@ -329,11 +329,11 @@ def test_requests_per_minute_are_kept(servers: Any) -> None:
 def test_tokens_per_minute_are_kept_though_nobody_knows_before_what_a_request_takes(servers: Any) -> None:
     async def run() -> None:
         async with servers(lambda server, _: server.reply("hi"), tokens_per_minute=60 * 5500, concurrency=32) as (endpoint, [server]):
-            await ask(endpoint, 130)
+            await ask(endpoint, 150)
             at = [moment - server.at[0] for moment in server.at]
             # 110 tokens each: a second's worth and what is in flight before the first answer, then 50 a second.
             late = [number for number, moment in enumerate(at) if number > 50 + 32 + 50 * (moment + 0.2)]
-            assert not late and 0.7 < at[-1] < 3
+            assert not late and 0.9 < at[-1] < 3
 
     asyncio.run(run())
 
