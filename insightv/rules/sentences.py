@@ -38,13 +38,13 @@ def find_quantity(text: str) -> str:
     found = [match for match in _NUMBER.finditer(text) if any(c.isdigit() for c in match[0])]
     if len(found) + len(spelt) != 1:
         return ""
-    start = found[0].start() if found else re.search(rf"\b{spelt[0]}\b", text, re.IGNORECASE).start()  # type: ignore[union-attr]
-    if not _INTRODUCED.search(text[:start]):
+    # A word of letters may be none of the text: `item_five`.
+    match = found[0] if found else re.search(rf"\b{spelt[0]}\b", text, re.IGNORECASE)
+    if not match or not _INTRODUCED.search(text[: match.start()]):
         return ""
     if spelt:
         # "The one on the left" counts nothing; nor does five-star.
         return "" if spelt[0] == "one" or re.search(rf"-{spelt[0]}|{spelt[0]}-", text.casefold()) else spelt[0]
-    [match] = found
     before, after = text[: match.start()], text[match.end() :]
     unit = _common_unit(after)
     if _GLUED_BEFORE.search(before) or (_GLUED_AFTER.match(after) and not unit):
