@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import re
 import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -11,14 +10,13 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.engines import payload
-from benchmarks.engines.ours import problem
+from benchmarks.engines.measure import cpu_seconds, family, tree_memory
+from benchmarks.engines.ours import request
 from benchmarks.engines.process import serving
 from benchmarks.engines.weather import Settings
 from insightv.config import EndpointConfig, ScaleConfig
-from insightv.models.chat import Sampling
 from insightv.models.endpoint import Endpoint
 from insightv.models.meter import Meter
-from insightv.prompts import STEP_SCHEMA, generator_messages
 from insightv.scale.local import run
 from insightv.scale.spread import spread
 from insightv.scale.worker import Job
@@ -33,9 +31,7 @@ async def requesting(folder: Path, digest: str, endpoints: Sequence[EndpointConf
     endpoint = Endpoint(endpoints[0], here.images, here.journal, meter=meter)
 
     async def one(row: int) -> str:
-        sampling = Sampling(seed=row, temperature=0.7, top_p=0.95, max_tokens=1024, schema=STEP_SCHEMA)
-        [reply] = await endpoint.complete(generator_messages(problem(row, digest), ()), sampling)
-        return reply.text
+        return (await request(endpoint, digest, row)).text
 
     try:
         yield Job(one, [endpoint.stats], meter)
@@ -44,20 +40,9 @@ async def requesting(folder: Path, digest: str, endpoints: Sequence[EndpointConf
         here.journal.close()
 
 
-def family() -> dict[int, tuple[float, float]]:
-    """CPU seconds and resident megabytes of this process and all below it, by id."""
-    facts, parents = {}, {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            pid, rest = int(path.parent.name), re.sub(r"^.*\) ", "", path.read_text(), flags=re.DOTALL).split()
-        except OSError:  # it ended meanwhile
-            continue
-        parents[pid] = int(rest[1])
-        facts[pid] = (int(rest[11]) + int(rest[12])) / os.sysconf("SC_CLK_TCK"), int(rest[21]) * os.sysconf("SC_PAGE_SIZE") / 2**20
-    found = {os.getpid()}
-    while more := {child for child, parent in parents.items() if parent in found} - found:
-        found |= more
-    return {pid: facts[pid] for pid in found}
+def used() -> dict[int, float]:
+    """CPU seconds of this process and all below it, by id."""
+    return {pid: cpu_seconds(pid) for pid in family(os.getpid())}
 
 
 async def measure(url: str, workers: int, rows: int, slots: int, folder: Path) -> str:
@@ -71,13 +56,14 @@ async def measure(url: str, workers: int, rows: int, slots: int, folder: Path) -
         async for _ in results:
             count += 1
             if count in (rows // 4, rows):
-                marks.append((time.monotonic(), family()))
+                marks.append((time.monotonic(), used()))
             if count == 1:
                 first = time.monotonic() - begun
         (early, before), (late, after) = marks
-    cpu = sum(used - before.get(pid, (0.0, 0.0))[0] for pid, (used, _) in after.items())
+        size = tree_memory()
+    seconds = sum(spent - before.get(pid, 0.0) for pid, spent in after.items())
     asked = rows - rows // 4
-    return f"{workers} | {asked / (late - early):.0f} | {1000 * cpu / asked:.2f} | {sum(size for _, size in after.values()):.0f} | {first:.1f}"
+    return f"{workers} | {asked / (late - early):.0f} | {1000 * seconds / asked:.2f} | {size:.0f} | {first:.1f}"
 
 
 def main() -> None:

@@ -31,8 +31,8 @@ class Meter:
 
     def __enter__(self) -> "Meter":
         if self._tree:
-            self._before = _tree_memory()
-            self._cpu_before = {pid: _cpu(pid) for pid in _family()}
+            self._before = tree_memory()
+            self._cpu_before = {pid: cpu_seconds(pid) for pid in family(os.getpid())}
             self._sampler = threading.Thread(target=self._sample, daemon=True)
             self._sampler.start()
         else:
@@ -62,9 +62,9 @@ class Meter:
             self._take()
 
     def _take(self) -> None:
-        self._peak = max(self._peak, _tree_memory())
-        for pid in _family():
-            self._cpu[pid] = max(self._cpu.get(pid, 0.0), _cpu(pid))
+        self._peak = max(self._peak, tree_memory())
+        for pid in family(os.getpid()):
+            self._cpu[pid] = max(self._cpu.get(pid, 0.0), cpu_seconds(pid))
         total = sum(seconds - self._cpu_before.get(pid, 0.0) for pid, seconds in self._cpu.items())
         self._samples.append((time.monotonic(), total))
 
@@ -84,29 +84,31 @@ def status(name: str) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) / 1024
 
 
-def _family() -> set[int]:
-    """This process and its descendants."""
+def family(root: int) -> set[int]:
+    """A process and its descendants."""
     parents: dict[int, int] = {}
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             with contextlib.suppress(OSError):
                 parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-    found = {os.getpid()}
+    found = {root}
     while more := {pid for pid, parent in parents.items() if parent in found} - found:
         found |= more
     return found
 
 
-def _cpu(pid: int) -> float:
+def cpu_seconds(pid: int) -> float:
+    """Seconds that a process used so far; 0 once it is gone."""
     with contextlib.suppress(OSError):
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / _TICK
     return 0.0
 
 
-def _tree_memory() -> float:
+def tree_memory() -> float:
+    """Megabytes of this process and its descendants, what they share counted once."""
     total = 0
-    for pid in _family():
+    for pid in family(os.getpid()):
         with contextlib.suppress(OSError):
             lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
             total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))

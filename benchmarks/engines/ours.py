@@ -11,7 +11,7 @@ from benchmarks.engines import payload
 from benchmarks.engines.measure import Meter, say
 from insightv.config import EndpointConfig, GenerateConfig
 from insightv.generation.sample import progressive
-from insightv.models.chat import EndpointDown, Sampling
+from insightv.models.chat import EndpointDown, Reply, Sampling
 from insightv.models.endpoint import Endpoint
 from insightv.prompts import STEP_SCHEMA, generator_messages
 from insightv.records import Problem
@@ -27,14 +27,19 @@ def problem(row: int, digest: str) -> Problem:
     return Problem(id=f"{row:032d}", question=payload.question(row), images=(digest,), answers=("7",))
 
 
+async def request(endpoint: Endpoint, digest: str, row: int) -> Reply:
+    """The first step of a row's chain alone."""
+    messages = generator_messages(problem(row, digest), ())
+    [reply] = await endpoint.complete(messages, Sampling(seed=row, temperature=0.7, top_p=0.95, max_tokens=1024, schema=STEP_SCHEMA))
+    return reply
+
+
 async def run(endpoint: Endpoint, digest: str, rows: int, steps: int, slots: int) -> dict[str, int]:
     """Rows done by their fate: `ok`, `failed`, and for chains `defect`."""
     settings = GenerateConfig(max_steps=15)
 
-    async def request(row: int) -> str:
-        messages = generator_messages(problem(row, digest), ())
-        [reply] = await endpoint.complete(messages, Sampling(seed=row, temperature=0.7, top_p=0.95, max_tokens=1024, schema=STEP_SCHEMA))
-        return "failed" if reply.finish == "failed" else "ok"
+    async def single(row: int) -> str:
+        return "failed" if (await request(endpoint, digest, row)).finish == "failed" else "ok"
 
     async def chain(row: int) -> str:
         return (await progressive(problem(row, digest), endpoint, settings, seed=0, index=0)).status
@@ -42,7 +47,7 @@ async def run(endpoint: Endpoint, digest: str, rows: int, steps: int, slots: int
     counts: dict[str, int] = {}
 
     async def counted(row: int) -> None:
-        fate = await (request if steps == 1 else chain)(row)
+        fate = await (single if steps == 1 else chain)(row)
         counts[fate] = counts.get(fate, 0) + 1
 
     try:

@@ -11,6 +11,7 @@ class Pieces(Payload):
     """Bytes sent one after the other, never joined: hundreds of requests in flight share the one copy of an image."""
 
     _value: Sequence[bytes]
+    _size: int
 
     def __init__(self, pieces: Sequence[bytes]) -> None:
         super().__init__(pieces, content_type="application/json")
@@ -24,6 +25,6 @@ class Pieces(Payload):
         """Hand all pieces to the writer, in order."""
         if isinstance(writer, StreamWriter) and writer.transport:
             # Under its limit the transport waits for all of them, and one call to the kernel sends them together.
-            writer.transport.set_write_buffer_limits(high=sum(map(len, self._value)) + 2**16)
+            writer.transport.set_write_buffer_limits(high=self._size + 2**16)
         for piece in self._value:
             await writer.write(piece)

@@ -9,11 +9,13 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks.engines.measure import family
 from insightv.config import TeacherDials
 from insightv.store import Journal
 
@@ -47,18 +49,12 @@ def finish(run: Path, url: str, workers: int, *more: str) -> list[bytes]:
 
 def below(pid: int) -> dict[int, str]:
     """The processes that descend from one, by id, with their names."""
-    parents, names = {}, {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            number, name, rest = re.fullmatch(r"(\d+) \((.*)\) (.*)", path.read_text(), re.DOTALL).groups()  # type: ignore[union-attr]
-            names[int(number)] = Path(f"/proc/{number}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip() or name
-        except OSError:  # it ended meanwhile
-            continue
-        parents[int(number)] = int(rest.split()[1])
-    found = {pid}
-    while more := {child for child, parent in parents.items() if parent in found} - found:
-        found |= more
-    return {child: names[child] for child in found - {pid}}
+    found = {}
+    for child in family(pid) - {pid}:
+        with suppress(OSError):  # it ended meanwhile
+            name = Path(f"/proc/{child}/comm").read_text().strip()
+            found[child] = Path(f"/proc/{child}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip() or name
+    return found
 
 
 def wait_until(reached: Callable[[], object], seconds: float = 120) -> None:
@@ -118,11 +114,11 @@ def test_a_killed_driver_goes_on_with_another_number_of_workers(tmp_path: Path, 
     run = tmp_path / "run"
     process = started(run, url, 2)
     wait_until(lambda: asked.total() >= random.Random(SEED).randrange(60, 200))
-    family = below(process.pid)
+    begun = below(process.pid)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     # Two of Ray's own helpers look for its dead server for a minute more.
-    wait_until(lambda: ended({pid: name for pid, name in family.items() if "Agent" not in name}), 30)
+    wait_until(lambda: ended({pid: name for pid, name in begun.items() if "Agent" not in name}), 30)
     assert finish(run, url, 4) == made
     assert twice(asked) <= in_flight(CONCURRENCY)
     asked.clear()
@@ -137,13 +133,13 @@ def test_a_signal_lets_what_is_in_flight_be_kept(tmp_path: Path, calm: tuple[str
     run = tmp_path / "run"
     process = started(run, url, 2)
     wait_until(lambda: asked.total() >= 100)
-    family = below(process.pid)
+    begun = below(process.pid)
     # Ctrl-C is for the whole group, as in a shell.
     (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 128 + number, said
     assert said.splitlines()[0].startswith("stopping: what is in flight is still answered and kept") and len(said.splitlines()) == 2
-    assert ended(family)
+    assert ended(begun)
     with Journal(run / "journal") as journal:
         assert sum(bill.requests for bill in journal.bills().values()) == asked.total() < 400
     assert finish(run, url, 0) == made and not twice(asked)
@@ -154,13 +150,13 @@ def test_a_second_signal_leaves_at_once_and_nothing_stays(tmp_path: Path, counti
     process = started(tmp_path / "run", url, 2)
     wait_until(lambda: any("ray::Worker" in name for name in below(process.pid).values()))
     time.sleep(5)
-    family = below(process.pid)
+    begun = below(process.pid)
     os.killpg(process.pid, signal.SIGINT)
     assert process.stderr and process.stderr.readline().startswith("stopping")
     os.killpg(process.pid, signal.SIGINT)
     process.communicate(timeout=30)
     assert process.returncode == 130
-    wait_until(lambda: ended(family), 30)
+    wait_until(lambda: ended(begun), 30)
 
 
 def test_a_budget_stops_all_workers(tmp_path: Path, calm: tuple[str, Asked, list[bytes]]) -> None:

@@ -13,14 +13,13 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.engines import payload
-from benchmarks.engines.ours import OPEN, problem
+from benchmarks.engines.ours import OPEN, problem, request
 from insightv.config import EndpointConfig, GenerateConfig, ScaleConfig, UserError
 from insightv.files import explained
 from insightv.generation.sample import progressive
-from insightv.models.chat import Halted, Sampling
+from insightv.models.chat import Halted
 from insightv.models.endpoint import Endpoint
 from insightv.models.meter import Meter
-from insightv.prompts import STEP_SCHEMA, generator_messages
 from insightv.scale.local import run
 from insightv.scale.spread import spread
 from insightv.scale.worker import Job
@@ -34,16 +33,15 @@ async def asking(folder: Path, digest: str, steps: int, meter: Meter | None, end
     with Journal(folder / "journal", "soak") as journal:
         endpoint = Endpoint(endpoints[0], images, journal, meter=meter)
 
-        async def request(row: int) -> str:
-            messages = generator_messages(problem(row, digest), ())
-            [reply] = await endpoint.complete(messages, Sampling(seed=row, temperature=0.7, top_p=0.95, max_tokens=1024, schema=STEP_SCHEMA))
+        async def single(row: int) -> str:
+            reply = await request(endpoint, digest, row)
             return f"{row} {reply.finish} {reply.error or reply.text}"
 
         async def chain(row: int) -> str:
             return (await progressive(problem(row, digest), endpoint, GenerateConfig(), seed=0, index=0)).model_dump_json()
 
         try:
-            yield Job(request if steps == 1 else chain, [endpoint.stats], meter)
+            yield Job(single if steps == 1 else chain, [endpoint.stats], meter)
         finally:
             await endpoint.close()
 

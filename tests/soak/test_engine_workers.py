@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from benchmarks.engines.measure import family
 from benchmarks.engines.process import serving
 from benchmarks.engines.weather import Settings
 
@@ -44,16 +45,9 @@ def named(pid: int) -> str:
         return ""
 
 
-def below(pid: int) -> Iterator[int]:
+def below(pid: int) -> set[int]:
     """The processes that descend from one."""
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
-            children = task.read_text().split()
-        except OSError:  # it ended meanwhile
-            continue
-        for child in map(int, children):
-            yield child
-            yield from below(child)
+    return family(pid) - {pid}
 
 
 def wait_until(reached: Callable[[], object], seconds: float = 60) -> None:
@@ -78,11 +72,11 @@ def kill_worker(soak: Any, process: "subprocess.Popen[str]", chance: random.Rand
 def kill_driver(soak: Any, process: "subprocess.Popen[str]") -> Loss:
     """Kill it, and see what was kept once its workers have noticed."""
     # Two of Ray's own helpers look for its dead server for a minute more.
-    family = [pid for pid in below(process.pid) if "Agent" not in named(pid)]
+    left = [pid for pid in below(process.pid) if "Agent" not in named(pid)]
     process.kill()
     before = len(soak.log())
     process.communicate()
-    wait_until(lambda: not any(map(named, family)))
+    wait_until(lambda: not any(map(named, left)))
     came = len(soak.log())
     return Loss(came, soak.kept(), "driver", came - before)
 
