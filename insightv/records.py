@@ -6,7 +6,7 @@ Records are frozen: a judgement is a new record, never a change to an old one.
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 AnswerType = Literal["choice", "number", "yes_no", "text"]
 Action = Literal["continue", "summary"]
@@ -33,7 +33,7 @@ class Problem(Record):
     """Every accepted answer; the letter or the text of an option for a multiple-choice question. The first is what models learn to say."""
     answer_type: AnswerType = "text"
     source: str = ""
-    meta: dict[str, Any] = {}
+    meta: dict[str, Any] = Field(default_factory=dict)
     """What a source knows besides: family, kind, difficulty, facts of the scene. Never shown to a model."""
 
 

@@ -5,8 +5,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import uvloop
-
 from benchmarks.engines import payload
 from benchmarks.engines.measure import Meter, say
 from insightv.config import EndpointConfig, GenerateConfig
@@ -15,7 +13,7 @@ from insightv.models.chat import EndpointDown, Reply, Sampling
 from insightv.models.endpoint import Endpoint
 from insightv.prompts import STEP_SCHEMA, generator_messages
 from insightv.records import Problem
-from insightv.scale.local import map_records
+from insightv.scale import local
 from insightv.store import ImageStore, Journal
 
 OPEN = 1.5
@@ -51,7 +49,7 @@ async def run(endpoint: Endpoint, digest: str, rows: int, steps: int, slots: int
         counts[fate] = counts.get(fate, 0) + 1
 
     try:
-        await map_records(counted, range(rows), concurrency=int(slots * OPEN))
+        await local.map_records(counted, range(rows), concurrency=int(slots * OPEN))
     finally:
         await endpoint.close()
     return counts
@@ -85,7 +83,7 @@ def measured(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
     with Meter() as meter, Journal(folder / "journal") as journal:
         try:
-            uvloop.run(work())
+            local.run(work())
         except EndpointDown as error:
             down = str(error)
     return {"done": sum(counts.values()), "counts": counts, "stats": stats, "down": down, **meter.result}

@@ -91,12 +91,9 @@ def read_chain(problem: Problem, model: str, prompt: Sequence[Message], request:
 
 def repeats(step: Step, earlier: Sequence[Step]) -> bool:
     """Whether a step says, up to case, spacing and outer punctuation, just what an earlier one says under the same title."""
-    return _said(step) in {_said(other) for other in earlier}
-
-
-def _said(step: Step) -> tuple[str, str]:
     # Two titles may rightly lead to one text: counts of two things can both be none.
-    return _plain(step.summary), _plain(step.reasoning)
+    alike = [other for other in earlier if _plain(other.summary) == _plain(step.summary)]
+    return any(_plain(other.reasoning) == _plain(step.reasoning) for other in alike)
 
 
 def _plain(text: str) -> str:

@@ -17,7 +17,7 @@ from insightv.models.meter import Meter, Stats
 from insightv.models.sse import read_stream
 from insightv.models.together import together
 from insightv.models.transport import Refused, Stumbled, Transport
-from insightv.models.wire import BrokenReply, ImageParts, Json, image_part, read_completion, read_row, read_usage, request_body
+from insightv.models.wire import BrokenReply, ImageParts, Json, image_part, read_completion, read_row, request_body
 from insightv.records import Usage
 from insightv.store import ImageStore, Journal, content_hash
 
@@ -137,8 +137,10 @@ class Endpoint:
         return found
 
     async def _stored(self, key: str, row: Json, first: bool) -> Reply:
-        """What the row means that stands after the commit; the bill of a request stands beside its first row."""
+        """What the row means that stands after the commit; price and bill of a request stand with its first row."""
         reply = read_row(row)
+        if first and "error" not in row and (cost := self._count(reply.usage)):
+            row["cost"] = cost
         if self._journal is None:
             return reply
         requests = len(row["attempts"]) + ("error" not in row) if first else 0
@@ -166,7 +168,7 @@ class Endpoint:
         return key, row
 
     async def _ask(self, messages: Sequence[Message], sampling: Sampling, index: int, n: int) -> list[Json]:
-        """Up to `n` raw replies, or `n` rows with an `error`; `attempts` holds what went wrong before, `cost` the price of the request."""
+        """Up to `n` raw replies, or `n` rows with an `error`; `attempts` holds what went wrong before."""
         attempts: list[str] = []
         begun = time.monotonic()
         shape = self._shape(sampling.schema)
@@ -198,9 +200,8 @@ class Endpoint:
             else:
                 if shape:
                     self._schemas[shape] = schema or self._schemas.get(shape, False)
-                cost = self._count(read_usage(rows[0]["usage"]))
                 told = {"model": self.identity, "attempts": attempts}
-                return [row | told | ({"cost": cost} if cost and not place else {}) for place, row in enumerate(rows)]
+                return [row | told for row in rows]
 
     def _shape(self, schema: Mapping[str, Any] | None) -> str:
         """A schema's hash; that of one object is taken once."""

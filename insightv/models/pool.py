@@ -108,7 +108,11 @@ class Pool:
     def _open(self, home: Replica | None) -> Replica | None:
         if home and home.free:
             return home
-        return min((replica for replica in self.replicas if replica.free), key=lambda replica: replica.load, default=None)
+        best = None
+        for replica in self.replicas:
+            if replica.free and (best is None or replica.load < best.load):
+                best = replica
+        return best
 
     def _next_queue(self, replica: Replica) -> list[_Waiting] | None:
         """Where the next for this replica waits: at home or without one; else, rather than be idle, it takes from the longest queue."""

@@ -99,8 +99,9 @@ def request_body(
 
 def _content(message: Message, image: Callable[[str], bytes], images: list[bytes]) -> str | list[Any]:
     """The content with places for its images, whose parts are appended to `images`."""
-    if not any(isinstance(part, Image) for part in message.parts):
-        return "".join(part.text for part in message.parts if isinstance(part, Text))
+    texts = [part.text for part in message.parts if isinstance(part, Text)]
+    if len(texts) == len(message.parts):
+        return "".join(texts)
     images += [image(part.digest) for part in message.parts if isinstance(part, Image)]
     return [_PLACE if isinstance(part, Image) else {"type": "text", "text": part.text} for part in message.parts]
 

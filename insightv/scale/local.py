@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import contextvars
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable
+import gc
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Iterator
 from typing import Any, TypeVar
 
 from insightv.models.chat import Halted
@@ -12,15 +13,32 @@ from insightv.models.pool import TURN
 T = TypeVar("T")
 R = TypeVar("R")
 
+_YOUNG = 20_000
+"""Objects made, and not freed again, between two collections."""
+
 
 def run(main: Coroutine[Any, Any, R]) -> R:
     """`asyncio.run` on the fastest event loop that this system has."""
-    try:
-        from uvloop import new_event_loop
-    except ImportError:  # there is none for Windows
-        return asyncio.run(main)
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+    factory: Callable[[], asyncio.AbstractEventLoop] | None = None
+    with contextlib.suppress(ImportError):  # there is none for Windows
+        import uvloop
+
+        factory = uvloop.new_event_loop
+    with _seldom_collected(), asyncio.Runner(loop_factory=factory) as runner:
         return runner.run(main)
+
+
+@contextlib.contextmanager
+def _seldom_collected() -> Iterator[None]:
+    """Spare the collector the walk through all modules, and through hundreds of requests in flight, each time that a few of them ended."""
+    young, *older = gc.get_threshold()
+    gc.freeze()
+    gc.set_threshold(max(_YOUNG, young), *older)
+    try:
+        yield
+    finally:
+        gc.set_threshold(young, *older)
+        gc.unfreeze()
 
 
 async def map_records(fn: Callable[[T], Awaitable[R]], items: Iterable[T], *, concurrency: int, on_done: Callable[[R], None] | None = None) -> list[R]:
