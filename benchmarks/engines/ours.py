@@ -1,6 +1,7 @@
-"""This project's engine over the stub: journal and image store on disk, single requests through `map_records` or chains through `progressive`."""
+"""This project's engine over the stub: journal and image store on disk, single requests or chains through `progressive`."""
 
 import argparse
+import contextlib
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from insightv.models.chat import EndpointDown, Reply, Sampling
 from insightv.models.endpoint import Endpoint
 from insightv.prompts import STEP_SCHEMA, generator_messages
 from insightv.records import Problem
-from insightv.scale import local
+from insightv.scale.local import completed
+from insightv.scale.local import run as run_on_fast_loop
 from insightv.store import ImageStore, Journal
 
 OPEN = 1.5
@@ -43,13 +45,10 @@ async def run(endpoint: Endpoint, digest: str, rows: int, steps: int, slots: int
         return (await progressive(problem(row, digest), endpoint, settings, seed=0, index=0)).status
 
     counts: dict[str, int] = {}
-
-    async def counted(row: int) -> None:
-        fate = await (single if steps == 1 else chain)(row)
-        counts[fate] = counts.get(fate, 0) + 1
-
     try:
-        await local.map_records(counted, range(rows), concurrency=int(slots * OPEN))
+        async with contextlib.aclosing(completed(single if steps == 1 else chain, range(rows), concurrency=int(slots * OPEN))) as fates:
+            async for _, fate in fates:
+                counts[fate] = counts.get(fate, 0) + 1
     finally:
         await endpoint.close()
     return counts
@@ -83,7 +82,7 @@ def measured(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
     with Meter() as meter, Journal(folder / "journal") as journal:
         try:
-            local.run(work())
+            run_on_fast_loop(work())
         except EndpointDown as error:
             down = str(error)
     return {"done": sum(counts.values()), "counts": counts, "stats": stats, "down": down, **meter.result}
