@@ -50,10 +50,10 @@ def below(pid: int) -> set[int]:
     return family(pid) - {pid}
 
 
-def wait_until(reached: Callable[[], object], seconds: float = 60) -> None:
+def wait_until(reached: Callable[[], object], seconds: float = 60, why: Callable[[], object] = lambda: "") -> None:
     end = time.monotonic() + seconds
     while not reached():
-        assert time.monotonic() < end
+        assert time.monotonic() < end, why()
         time.sleep(0.01)
 
 
@@ -76,7 +76,7 @@ def kill_driver(soak: Any, process: "subprocess.Popen[str]") -> Loss:
     process.kill()
     before = len(soak.log())
     process.communicate()
-    wait_until(lambda: not any(map(named, left)))
+    wait_until(lambda: not any(map(named, left)), why=lambda: [name for name in map(named, left) if name])
     came = len(soak.log())
     return Loss(came, soak.kept(), "driver", came - before)
 
