@@ -92,7 +92,8 @@ def read_chain(problem: Problem, model: str, prompt: Sequence[Message], request:
 def repeats(step: Step, earlier: Sequence[Step]) -> bool:
     """Whether a step says, up to case, spacing and outer punctuation, just what an earlier one says under the same title."""
     # Two titles may rightly lead to one text: counts of two things can both be none.
-    alike = [other for other in earlier if _plain(other.summary) == _plain(step.summary)]
+    title = _plain(step.summary)
+    alike = [other for other in earlier if _plain(other.summary) == title]
     return any(_plain(other.reasoning) == _plain(step.reasoning) for other in alike)
 
 
