@@ -138,24 +138,17 @@ def image_digests(messages: Sequence[Message]) -> list[str]:
 def encode_text(vlm: VLM, text: str, images: Sequence[bytes] = ()) -> Encoded:
     """Tokenize a rendered conversation and put the tokens of each encoded image where its placeholder stands.
 
-    The same as the processor's own output, but the text is tokenized once and images are prepared one by one. A text whose
+    The same as the processor's own output, but the text is tokenized once and images are prepared by themselves. A text whose
     placeholders are not as many as its images is a `ValueError`.
     """
     tokens = tokenize(vlm, text)
     marker = vlm.processor.image_token_id
     if tokens.count(marker) != len(images):
         raise ValueError(f"the chat template wrote {tokens.count(marker)} image placeholders for {len(images)} images")
-    prepared = iter([_prepare(vlm, data) for data in images])
-    ids: list[int] = []
-    pixels: list[dict[str, Tensor]] = []
-    for token in tokens:
-        if token == marker:
-            expanded, tensors = next(prepared)
-            ids += expanded
-            pixels.append(tensors)
-        else:
-            ids.append(token)
-    return Encoded(ids, collate_pixels(pixels))
+    expanded, pixels = _prepare(vlm, images)
+    places = iter(expanded)
+    ids = [one for token in tokens for one in (next(places) if token == marker else (token,))]
+    return Encoded(ids, pixels)
 
 
 def tokenize(vlm: VLM, text: str) -> list[int]:
@@ -238,10 +231,20 @@ def _defused(vlm: VLM, text: str) -> str:
     return vlm.control_pattern.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
 
 
-def _prepare(vlm: VLM, data: bytes) -> tuple[list[int], dict[str, Tensor]]:
-    """Tokens and tensors of one encoded image, as the processor makes them."""
+def _prepare(vlm: VLM, images: Sequence[bytes]) -> tuple[list[list[int]], dict[str, Tensor]]:
+    """Tokens of each encoded image of a conversation, and the tensors of all, as the processor makes them."""
+    if len(images) > 1 and "batch_num_images" in vlm.processor.image_processor.model_input_names:
+        # LLaVA-OneVision: several images are not cut into tiles, so each has as many tokens as the others.
+        ids, pixels = _process(vlm, images)
+        each = len(ids) // len(images)
+        return [ids[start : start + each] for start in range(0, len(ids), each)], pixels
+    single = [_process(vlm, [data]) for data in images]
+    return [ids for ids, _ in single], collate_pixels([pixels for _, pixels in single])
+
+
+def _process(vlm: VLM, images: Sequence[bytes]) -> tuple[list[int], dict[str, Tensor]]:
     processor = vlm.processor
-    given = processor(images=[decode(data)], text=processor.image_token, add_special_tokens=False, return_tensors="pt")
+    given = processor(images=[[decode(data) for data in images]], text=[processor.image_token * len(images)], add_special_tokens=False, return_tensors="pt")
     tensors = {name: value for name, value in given.items() if name not in ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")}
     return given["input_ids"][0].tolist(), tensors
 

@@ -90,7 +90,7 @@ def _metrics(sums: Tensor, counts: Tensor, ratios: Tensor, rewards: Tensor, marg
 def _reference(vlm: VLM, rows: Sequence[Row], config: DpoConfig, work: Path, base: Path | None, adapter: Path | None) -> Reference:
     """The reference's log-probabilities: every process computes its share of the batches, each once, and keeps them in a file in `work`."""
     together = PartialState(cpu=not torch.cuda.is_available(), timeout=_PATIENCE)
-    ordered = sorted(rows, key=lambda row: row.length)
+    ordered = sorted(rows, key=lambda row: row.width)
     batches = [ordered[start : start + config.batch_size] for start in range(0, len(ordered), config.batch_size)]
     known = _scored(work)
     owed = [batch for batch in batches[together.process_index :: together.num_processes] if batch[0].row_id not in known]

@@ -1,21 +1,29 @@
-"""The training primitive: per-token log-probabilities of N answers to one (images, prompt).
+"""The training primitive: log-probabilities of N answers to one (images, prompt), from one row in which the answers share the prompt.
 
-SFT is N = 1, a preference pair N = 2, group RL N = 8; they are thin reductions over `answer_logprobs`.
+A row is `[prompt | answer 1 | .. | answer N]`. Each answer sees the prompt and itself, at the positions that it has right behind the prompt, so
+that it gets what it would get in a sequence of its own, while prompt and images are computed once. SFT is N = 1, a preference pair N = 2, group
+RL N = 8; they are thin reductions over `answer_logprobs`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from torch.nn.functional import pad
-from torch.nn.utils.rnn import pad_sequence
+from torch.utils.checkpoint import checkpoint
 
-from insightv.models.vlm import collate_pixels
+from insightv.models.vlm import collate_pixels, positions
 
 IGNORED = -100
 """Label of a position that has no loss."""
+CHUNK = 512
+"""Positions whose logits over the whole vocabulary exist at once."""
+_PADDING = -1
+"""Segment of the positions behind a row's end."""
 _STRIDE = 16
 """Widths are multiples of this: a library that compiles and keeps a kernel per shape (oneDNN does) then meets few shapes."""
 
@@ -41,8 +49,13 @@ class Row:
 
     @property
     def length(self) -> int:
-        """Tokens of the prompt with its longest answer."""
+        """Tokens of the prompt with its longest answer: what the model's context must hold."""
         return len(self.prompt_ids) + max(len(answer.ids) for answer in self.answers)
+
+    @property
+    def width(self) -> int:
+        """Tokens of the prompt with all its answers: what the row takes in a batch."""
+        return len(self.prompt_ids) + sum(len(answer.ids) for answer in self.answers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,74 +73,120 @@ class AnswerLogprobs:
 
 
 def collate(rows: Sequence[Row], pad_id: int) -> dict[str, Any]:
-    """Make one right-padded batch of rows that have the same number N of answers.
+    """Make one right-padded batch of B rows that have the same number N of answers.
 
-    Gives `input_ids`, `attention_mask`, `labels` [B*N, L] in row-major order (labels unshifted, -100 without loss), `prompt_lengths` [B*N],
-    `answers` = N, `row_ids` and `pixels`. In this plain version each answer is a sequence of its own with its own copy of prompt and pixels.
+    Gives int64 `input_ids`, `labels` (unshifted, -100 without loss), `segments` (0 the prompt, k the k-th answer, -1 padding) and `offsets` (place
+    of a token within its answer), all [B, L]; `prompt_lengths` [B], `answers` = N, `longest` = T, `row_ids`, and `pixels` of each row once.
     """
     count = len(rows[0].answers)
     if any(len(row.answers) != count for row in rows):
         raise ValueError("rows of one batch must have the same number of answers")
-    pairs = [(row, answer) for row in rows for answer in row.answers]
-    longest = max(len(row.prompt_ids) + len(answer.ids) for row, answer in pairs)
-    width = -(-longest // _STRIDE) * _STRIDE
-    ids = [torch.tensor(row.prompt_ids + answer.ids) for row, answer in pairs]
-    labels = [
-        torch.tensor([IGNORED] * len(row.prompt_ids) + [token if kept else IGNORED for token, kept in zip(answer.ids, answer.mask, strict=True)])
-        for row, answer in pairs
-    ]
+    width = -(-max(row.width for row in rows) // _STRIDE) * _STRIDE
+
+    def stacked(fill: int, prompt: Callable[[Row], list[int]], answer: Callable[[int, Answer], list[int]]) -> Tensor:
+        lines = [prompt(row) + [value for place, one in enumerate(row.answers, start=1) for value in answer(place, one)] for row in rows]
+        return torch.tensor([line + [fill] * (width - len(line)) for line in lines])
+
     return {
-        "input_ids": _padded(ids, width, pad_id),
-        "attention_mask": _padded([torch.ones_like(one) for one in ids], width, 0),
-        "labels": _padded(labels, width, IGNORED),
-        "prompt_lengths": torch.tensor([len(row.prompt_ids) for row, _ in pairs]),
-        "pixels": collate_pixels([row.pixels for row, _ in pairs if row.pixels]),
+        "input_ids": stacked(pad_id, lambda row: row.prompt_ids, lambda _, one: one.ids),
+        "labels": stacked(IGNORED, lambda row: [IGNORED] * len(row.prompt_ids), lambda _, one: _labels(one)),
+        "segments": stacked(_PADDING, lambda row: [0] * len(row.prompt_ids), lambda place, one: [place] * len(one.ids)),
+        "offsets": stacked(0, lambda row: [0] * len(row.prompt_ids), lambda _, one: list(range(len(one.ids)))),
+        "prompt_lengths": torch.tensor([len(row.prompt_ids) for row in rows]),
         "answers": count,
+        "longest": max(len(answer.ids) for row in rows for answer in row.answers),
         "row_ids": [row.row_id for row in rows],
+        "pixels": collate_pixels([row.pixels for row in rows if row.pixels]),
     }
 
 
-def _padded(rows: Sequence[Tensor], width: int, value: int) -> Tensor:
-    return pad(pad_sequence(list(rows), batch_first=True, padding_value=value), (0, width - max(len(row) for row in rows)), value=value)
+def _labels(answer: Answer) -> list[int]:
+    return [token if kept else IGNORED for token, kept in zip(answer.ids, answer.mask, strict=True)]
 
 
 def answer_logprobs(model: nn.Module, batch: Mapping[str, Any]) -> AnswerLogprobs:
-    """Log-probabilities of a collated batch's answers under `model`, which may be wrapped by DDP or PEFT.
+    """Log-probabilities of a collated batch's answers under `model`, which may be wrapped by DDP, PEFT or a sharding engine.
 
-    Differentiable. The head runs only on positions that predict a token with loss, so logits are [K, vocabulary] for K such tokens.
+    For answer y_k of prompt x: log p(y_k | x) = sum over its tokens i with loss of log p(y_k,i | x, y_k,<i). Differentiable. Images are encoded
+    once a row, and the head runs only on the positions that predict a token with loss, over at most `CHUNK` of them at once.
     """
-    labels = batch["labels"]
-    rows, columns = torch.nonzero(labels[:, 1:] != IGNORED, as_tuple=True)
-    positions = rows * labels.shape[1] + columns
-    spare = -len(positions) % (16 * _STRIDE)
-    logits = _logits_at(model, batch, pad(positions, (0, spare)))[: len(positions)]
-    targets = labels[rows, columns + 1]
-    chosen = logits.gather(1, targets[:, None]).squeeze(1) - logits.logsumexp(1)
-    starts = batch["prompt_lengths"]
-    width = int((batch["attention_mask"].sum(1) - starts).max())
-    offsets = columns + 1 - starts[rows]
-    tokens = chosen.new_zeros(len(labels), width).index_put((rows, offsets), chosen)
-    mask = torch.zeros(len(labels), width, dtype=torch.bool, device=labels.device).index_put((rows, offsets), torch.ones_like(rows, dtype=torch.bool))
-    shape = (-1, batch["answers"])
-    return AnswerLogprobs(tokens, mask, tokens.sum(1).view(shape), mask.sum(1).view(shape))
+    labels, segments, offsets = batch["labels"], batch["segments"], batch["offsets"]
+    rows, columns = torch.nonzero(labels != IGNORED, as_tuple=True)
+    starts, within = batch["prompt_lengths"][rows], offsets[rows, columns]
+    # An answer's first token is predicted at the prompt's last position, wherever in the row the answer stands.
+    before = torch.where(within == 0, starts - 1, columns - 1)
+    chosen = _logprobs(model, batch, rows * labels.shape[1] + before, labels[rows, columns])
+    count, width = batch["answers"], batch["longest"]
+    place = (rows * count + segments[rows, columns] - 1, within)
+    tokens = chosen.new_zeros(len(labels) * count, width).index_put(place, chosen)
+    mask = torch.zeros_like(tokens, dtype=torch.bool).index_put(place, torch.ones_like(rows, dtype=torch.bool))
+    return AnswerLogprobs(tokens, mask, tokens.sum(1).view(-1, count), mask.sum(1).view(-1, count))
 
 
-def _logits_at(model: nn.Module, batch: Mapping[str, Any], positions: Tensor) -> Tensor:
-    """Logits [K, vocabulary], float32, at flat positions of the batch."""
-    inner: Any = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+def _logprobs(model: nn.Module, batch: Mapping[str, Any], places: Tensor, targets: Tensor) -> Tensor:
+    """Log-probability [K], float32, of K target tokens at flat positions of the batch."""
+    inner: Any = extract_model_from_parallel(model)
+    if hasattr(inner, "peft_config"):
+        inner = inner.get_base_model()
+    head = inner.get_output_embeddings()
+    logits = head.forward
 
-    def pick(_: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
-        return inputs[0].flatten(0, 1).index_select(0, positions)
+    def instead(hidden: Tensor) -> Tensor:
+        picked = hidden.flatten(0, 1).index_select(0, places)
+        chunks = list(zip(picked.split(CHUNK), targets.split(CHUNK), strict=True))
+        if len(chunks) == 1 or not torch.is_grad_enabled():
+            return torch.cat([_chosen(logits, *chunk) for chunk in chunks])
+        return torch.cat([checkpoint(_chosen, logits, *chunk, use_reentrant=False, preserve_rng_state=False) for chunk in chunks])
 
     extra = dict(batch["pixels"])
     if "image_grid_thw" in extra:
         # Models with multimodal RoPE find their images by token type.
         extra["mm_token_type_ids"] = (batch["input_ids"] == inner.config.image_token_id).int()
-    # A hook in front of the head instead of calling the backbone: the forward pass must go through the outermost wrapper, or DDP would not synchronise.
-    handle = inner.get_output_embeddings().register_forward_pre_hook(pick)
+    # The head answers with log-probabilities for the time of this call: it must run inside the outermost wrapper's forward pass, where DDP
+    # synchronises and a sharded head is whole, and its logits must not be kept.
+    head.forward = instead
     try:
-        output = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False, **extra)
+        output = model(
+            input_ids=batch["input_ids"],
+            attention_mask=_attention(inner, batch["segments"], batch["answers"]),
+            position_ids=_positions(inner, batch),
+            use_cache=False,
+            **extra,
+        )
     finally:
-        handle.remove()
-    logits: Tensor = output.logits
-    return logits.float()
+        del head.forward
+    chosen: Tensor = output.logits
+    return chosen
+
+
+def _chosen(logits: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor) -> Tensor:
+    spare = -len(hidden) % (4 * _STRIDE)
+    scores = logits(pad(hidden, (0, 0, 0, spare)))[: len(hidden)].float()
+    return scores.gather(1, targets[:, None]).squeeze(1) - scores.logsumexp(1)
+
+
+def _positions(model: Any, batch: Mapping[str, Any]) -> Tensor:
+    """Position ids [B, L], or [3, B, L] for multimodal RoPE: each answer's begin where the prompt's end."""
+    segments = batch["segments"]
+    # Padding counts on as text, for positions that start anew look like a second sequence to the model.
+    placed = positions(model, batch["input_ids"], torch.ones_like(segments), batch["pixels"])
+    first = placed.gather(-1, batch["prompt_lengths"].expand(placed.shape[:-1])[..., None])
+    return torch.where(segments > 0, first + batch["offsets"], placed)
+
+
+def _attention(model: Any, segments: Tensor, answers: int) -> Tensor | BlockMask | None:
+    """What each position of a row sees: of what stands before it the prompt and its own answer; in the form that the model's attention takes."""
+    if answers == 1:
+        # Causal attention does it: nothing follows the only answer but padding.
+        return None
+    kind = model.config.get_text_config()._attn_implementation
+
+    def seen(row: Tensor, _: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return (key <= query) & ((segments[row, key] == 0) | (segments[row, key] == segments[row, query]))
+
+    count, width = segments.shape
+    if kind == "flex_attention":
+        return create_block_mask(seen, count, None, width, width, device=segments.device.type)
+    place = torch.arange(width, device=segments.device)
+    mask = seen(torch.arange(count, device=segments.device)[:, None, None, None], place, place[:, None], place)
+    return mask if kind == "sdpa" else torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, torch.finfo(torch.float32).min)

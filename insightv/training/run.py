@@ -165,7 +165,7 @@ def _grouped(rows: Sequence[Row], step: int, random: Random) -> list[Row]:
     """Sort by length inside groups of steps, then shuffle the steps."""
     steps: list[list[Row]] = []
     for start in range(0, len(rows), step * _GROUP):
-        group = sorted(rows[start : start + step * _GROUP], key=lambda row: row.length)
+        group = sorted(rows[start : start + step * _GROUP], key=lambda row: row.width)
         steps += [group[at : at + step] for at in range(0, len(group), step)]
     random.shuffle(steps)
     return [row for rows_of_step in steps for row in rows_of_step]

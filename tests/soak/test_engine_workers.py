@@ -50,6 +50,12 @@ def below(pid: int) -> set[int]:
     return family(pid) - {pid}
 
 
+def works(pid: int) -> bool:
+    """Whether a process lives and may yet ask something; Ray's agents and its workers without an actor look for its dead server for a minute more."""
+    name = named(pid)
+    return bool(name) and "Agent" not in name and name != "ray::IDLE"
+
+
 def wait_until(reached: Callable[[], object], seconds: float = 60, why: Callable[[], object] = lambda: "") -> None:
     end = time.monotonic() + seconds
     while not reached():
@@ -57,9 +63,15 @@ def wait_until(reached: Callable[[], object], seconds: float = 60, why: Callable
         time.sleep(0.01)
 
 
+def workers(process: "subprocess.Popen[str]") -> list[int]:
+    return sorted(pid for pid in below(process.pid) if "ray::Worker" in named(pid))
+
+
 def kill_worker(soak: Any, process: "subprocess.Popen[str]", chance: random.Random) -> Loss:
     """Kill one; the driver waits meanwhile, so that nothing is asked for again before it is seen what was kept."""
-    victim = chance.choice(sorted(pid for pid in below(process.pid) if "ray::Worker" in named(pid)))
+    # A worker takes longer to start than it is until the next kill, so there may be none for a while.
+    wait_until(lambda: workers(process), why=lambda: f"no worker is there, and of the driver became {process.poll()}")
+    victim = chance.choice(workers(process))
     process.send_signal(signal.SIGSTOP)
     try:
         os.kill(victim, signal.SIGKILL)
@@ -71,12 +83,11 @@ def kill_worker(soak: Any, process: "subprocess.Popen[str]", chance: random.Rand
 
 def kill_driver(soak: Any, process: "subprocess.Popen[str]") -> Loss:
     """Kill it, and see what was kept once its workers have noticed."""
-    # Two of Ray's own helpers look for its dead server for a minute more.
-    left = [pid for pid in below(process.pid) if "Agent" not in named(pid)]
+    left = below(process.pid)
     process.kill()
     before = len(soak.log())
     process.communicate()
-    wait_until(lambda: not any(map(named, left)), why=lambda: [name for name in map(named, left) if name])
+    wait_until(lambda: not any(map(works, left)), why=lambda: list(filter(None, map(named, left))))
     came = len(soak.log())
     return Loss(came, soak.kept(), "driver", came - before)
 

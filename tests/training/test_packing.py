@@ -1,79 +1,192 @@
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from insightv.models.vlm import VLM, load
+from benchmarks.models import KINDS
+from insightv.config import LoraConfig
+from insightv.models.vlm import VLM, freeze, load
+from insightv.training import adapters, packing
 from insightv.training.packing import Answer, Row, answer_logprobs, collate
 from insightv.training.rows import encode_rows
 
-MODELS = ("tiny_llava", "tiny_llava_next", "tiny_qwen")
+
+@pytest.fixture(params=KINDS)
+def vlm(request: pytest.FixtureRequest, tiny: Callable[[str], Path]) -> VLM:
+    return load(tiny(request.param))
 
 
-@pytest.fixture(params=MODELS)
-def vlm(request: pytest.FixtureRequest) -> VLM:
-    return load(request.getfixturevalue(request.param))
+def encoded(vlm: VLM, data: Any) -> list[Row]:
+    return encode_rows(vlm, data, 1000)[0]
 
 
-def one_by_one(vlm: VLM, row: Row, answer: Answer) -> list[float]:
-    """Log-probabilities of an answer's tokens from an unpadded forward pass of the row alone, with the whole head."""
+@pytest.fixture
+def groups(rows: Callable[..., Any]) -> Callable[[VLM, int], list[Row]]:
+    """Three rows of N answers of different lengths: of one picture, of two of other sizes, and of none."""
+
+    def make(vlm: VLM, count: int) -> list[Row]:
+        data = rows(3)
+        data[1]["images"] = data[1]["images"] + data[2]["images"]
+        data[1]["prompt"][0]["content"].insert(0, {"type": "image"})
+        data[2] |= {"images": [], "prompt": [{"role": "user", "content": "hello"}]}
+        texts = ["yes.", "it is red, because the picture is.", "grey", "I cannot say what colour it is", "blue and blue", "no", "so B.", "red."]
+        answers = [Answer(ids, [1] * len(ids)) for ids in (vlm.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts)]
+        return [Row(row.row_id, row.prompt_ids, row.pixels, (answers[at:] + answers[:at])[:count]) for at, row in enumerate(encoded(vlm, data))]
+
+    return make
+
+
+def one_by_one(vlm: VLM, row: Row, answer: Answer, model: Any = None) -> Tensor:
+    """Log-probabilities of an answer's tokens from an unpadded forward pass of prompt and answer alone, with the whole head."""
     ids = torch.tensor([row.prompt_ids + answer.ids])
     extra: dict[str, Any] = dict(row.pixels)
     if "image_grid_thw" in extra:
         extra["mm_token_type_ids"] = (ids == vlm.model.config.image_token_id).int()
-    logits = vlm.model(input_ids=ids, **extra).logits[0].log_softmax(-1)
+    logits = (model or vlm.model)(input_ids=ids, **extra).logits[0].float().log_softmax(-1)
     start = len(row.prompt_ids)
-    return [logits[start + i - 1, token].item() * kept for i, (token, kept) in enumerate(zip(answer.ids, answer.mask, strict=True))]
+    kept = torch.tensor(answer.mask)
+    return logits[range(start - 1, start - 1 + len(answer.ids)), answer.ids] * kept
 
 
-def test_a_padded_batch_of_pairs_gives_what_each_answer_gives_alone(vlm: VLM, rows: Callable[..., Any]) -> None:
-    encoded, _ = encode_rows(vlm, rows(3, pairs=True), 1000)
-    with torch.no_grad():
-        batched = answer_logprobs(vlm.model, collate(encoded, vlm.tokenizer.pad_token_id))
-        alone = [one_by_one(vlm, row, answer) for row in encoded for answer in row.answers]
-    assert batched.sums.shape == (3, 2)
-    assert batched.tokens.shape[1] == max(len(answer) for answer in alone)
-    for got, mask, expected in zip(batched.tokens, batched.mask, alone, strict=True):
-        assert got[: len(expected)].tolist() == pytest.approx(expected, abs=2e-5)
-        assert int(mask.sum()) == len(expected)
-    assert batched.sums.flatten().tolist() == pytest.approx([sum(answer) for answer in alone], abs=1e-4)
-    assert batched.counts.flatten().tolist() == [len(answer) for answer in alone]
+def separately(vlm: VLM, rows: list[Row], model: Any = None) -> list[Tensor]:
+    return [one_by_one(vlm, row, answer, model) for row in rows for answer in row.answers]
+
+
+def weighted(sums: Tensor) -> Tensor:
+    """A loss in which every answer has another weight."""
+    return (sums * torch.linspace(-1, 1, sums.numel()).view_as(sums)).sum() / 100
+
+
+def gradients(model: Any, loss: Tensor) -> dict[str, Tensor]:
+    model.zero_grad()
+    loss.backward()
+    return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+
+
+def assert_same(got: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert got.keys() == expected.keys() and any(bool(gradient.any()) for gradient in expected.values())
+    for name, gradient in expected.items():
+        torch.testing.assert_close(got[name], gradient, atol=1e-5, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.mark.parametrize("count", [1, 2, 8])
+def test_answers_that_share_their_prompt_get_what_each_gets_alone(count: int, vlm: VLM, groups: Callable[..., list[Row]]) -> None:
+    rows = groups(vlm, count)
+    packed = answer_logprobs(vlm.model, collate(rows, vlm.tokenizer.pad_token_id))
+    alone = separately(vlm, rows)
+    assert packed.sums.shape == packed.counts.shape == (3, count)
+    assert packed.tokens.shape == packed.mask.shape == (3 * count, max(map(len, alone)))
+    for got, mask, expected in zip(packed.tokens, packed.mask, alone, strict=True):
+        torch.testing.assert_close(got[: len(expected)], expected, atol=1e-4, rtol=0)
+        assert mask.tolist() == [True] * len(expected) + [False] * (len(got) - len(expected)) and not got[len(expected) :].any()
+    assert packed.counts.flatten().tolist() == list(map(len, alone))
+    expected_sums = torch.stack([one.sum() for one in alone]).view(3, count)
+    torch.testing.assert_close(packed.sums, expected_sums, atol=1e-3, rtol=0)
+    assert_same(gradients(vlm.model, weighted(packed.sums)), gradients(vlm.model, weighted(expected_sums)))
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("lora", [False, True])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_gradients_do_not_depend_on_attention_adapter_or_checkpointing(
+    attention: str, lora: bool, checkpointing: bool, vlm: VLM, groups: Callable[..., list[Row]]
+) -> None:
+    torch.manual_seed(0)
+    freeze(vlm.model)
+    model = adapters.add(vlm.model, LoraConfig(r=2)) if lora else vlm.model
+    rows = groups(vlm, 2)
+    expected = gradients(model, weighted(torch.stack([one.sum() for one in separately(vlm, rows, model)])))
+    vlm.model.set_attn_implementation(attention)
+    if checkpointing:
+        model.train()
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        if lora:
+            model.enable_input_require_grads()
+    assert_same(gradients(model, weighted(answer_logprobs(model, collate(rows, 0)).sums.flatten())), expected)
+
+
+def test_the_logits_of_few_positions_exist_at_once(vlm: VLM, groups: Callable[..., list[Row]], monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = collate(groups(vlm, 2), 0)
+    whole = answer_logprobs(vlm.model, batch)
+    expected = gradients(vlm.model, weighted(whole.sums))
+    seen: list[int] = []
+    real = packing._chosen
+    monkeypatch.setattr(packing, "CHUNK", 7)
+    monkeypatch.setattr(packing, "_chosen", lambda logits, hidden, targets: (seen.append(len(hidden)), real(logits, hidden, targets))[1])
+    chunked = answer_logprobs(vlm.model, batch)
+    forward = list(seen)
+    assert_same(gradients(vlm.model, weighted(chunked.sums)), expected)
+    torch.testing.assert_close(chunked.tokens, whole.tokens, atol=1e-5, rtol=0)
+    # Only positions that predict a token with loss, and each chunk again in the backward pass instead of keeping its logits.
+    assert sum(forward) == int(whole.counts.sum()) < batch["input_ids"].numel() and max(forward) == 7
+    assert sorted(seen[len(forward) :]) == sorted(forward)
+
+
+def test_nothing_as_wide_as_the_vocabulary_is_kept_for_the_backward_pass(vlm: VLM, groups: Callable[..., list[Row]], monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = collate(groups(vlm, 2), 0)
+    monkeypatch.setattr(packing, "CHUNK", 7)
+    vocabulary, kept = vlm.model.config.get_text_config().vocab_size, []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.shape) or tensor, lambda tensor: tensor):
+        answer_logprobs(vlm.model, batch)
+    # What has the vocabulary's size may only be a weight of embedding or head.
+    wide = [shape for shape in kept if vocabulary in shape and len(shape) == 2 and shape[0] != vocabulary and shape[-1] == vocabulary]
+    assert kept and all(shape == (64, vocabulary) for shape in wide)
 
 
 def test_tokens_without_loss_inside_an_answer_do_not_count(vlm: VLM, rows: Callable[..., Any]) -> None:
-    encoded, _ = encode_rows(vlm, rows(1), 1000)
-    whole = encoded[0].answers[0]
+    [row] = encoded(vlm, rows(1))
+    whole = row.answers[0]
     holed = Answer(whole.ids, [int(i % 3 != 1) for i in range(len(whole.ids))])
-    row = Row("r", encoded[0].prompt_ids, encoded[0].pixels, [holed])
+    row = Row("r", row.prompt_ids, row.pixels, [whole, holed])
     with torch.no_grad():
         got = answer_logprobs(vlm.model, collate([row], 0))
-        assert got.tokens[0].tolist() == pytest.approx(one_by_one(vlm, row, holed), abs=2e-5)
-    assert got.mask[0].tolist() == [bool(kept) for kept in holed.mask]
+        torch.testing.assert_close(got.tokens[1], one_by_one(vlm, row, holed), atol=1e-4, rtol=0)
+    assert got.mask[1].tolist() == [bool(kept) for kept in holed.mask]
+    assert got.counts.tolist() == [[len(whole.ids), sum(holed.mask)]]
 
 
-def test_the_head_sees_only_positions_that_predict_a_token_with_loss(vlm: VLM, rows: Callable[..., Any]) -> None:
-    encoded, _ = encode_rows(vlm, rows(2), 1000)
-    seen: list[int] = []
-    vlm.model.get_output_embeddings().register_forward_hook(lambda _, inputs, output: seen.append(len(output)))
-    answer_logprobs(vlm.model, collate(encoded, 0)).sums.sum().backward()
-    [width] = seen
-    wanted = sum(len(row.answers[0].ids) for row in encoded)
-    # Rounded up to 256, so that the head meets few shapes.
-    assert width % 256 == 0 and wanted <= width < wanted + 256
-    assert vlm.model.get_input_embeddings().weight.grad is not None
+@pytest.fixture
+def encodes(vlm: VLM) -> Iterator[list[int]]:
+    """How many tiles or patches the vision tower was given, call by call."""
+    tower = next(module for name, module in vlm.model.named_modules() if name.split(".")[-1] in ("vision_tower", "vision_model", "visual"))
+    calls: list[int] = []
+    handle = tower.register_forward_pre_hook(lambda _, inputs, named: calls.append(len(next(iter([*inputs, *named.values()])))), with_kwargs=True)
+    yield calls
+    handle.remove()
+
+
+def test_images_are_prepared_and_encoded_once_a_row_however_many_answers_it_has(
+    vlm: VLM, groups: Callable[..., list[Row]], encodes: list[int], rows: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
+    for count in (1, 8):
+        encodes.clear()
+        answer_logprobs(vlm.model, collate(groups(vlm, count), 0)).sums.sum().backward()
+        sizes.append(list(encodes))
+    assert len(sizes[0]) >= 1 and sizes[0] == sizes[1]
+    prepared: list[int] = []
+    whole = type(vlm.processor.image_processor)
+    real = whole.__call__
+    monkeypatch.setattr(whole, "__call__", lambda self, *given, **named: (prepared.append(1), real(self, *given, **named))[1])
+    collate(encoded(vlm, rows(3, pairs=True)), 0)
+    assert len(prepared) == 3
+
+
+def test_in_bfloat16_sharing_errs_no_more_than_separate_rows_do(vlm: VLM, groups: Callable[..., list[Row]]) -> None:
+    rows = groups(vlm, 8)
+    with torch.no_grad():
+        exact = torch.stack([one.sum() for one in separately(vlm, rows)])
+        with torch.autocast("cpu", torch.bfloat16):
+            alone = torch.stack([one.sum() for one in separately(vlm, rows)])
+            packed = answer_logprobs(vlm.model, collate(rows, 0)).sums.flatten()
+    errors = [(sums.float() - exact).square().mean().sqrt().item() for sums in (packed, alone)]
+    assert 0 < errors[0] <= 1.5 * errors[1]
 
 
 def test_rows_with_different_numbers_of_answers_are_refused() -> None:
     answer = Answer([1], [1])
     with pytest.raises(ValueError, match="same number"):
         collate([Row("a", [1], {}, [answer]), Row("b", [1], {}, [answer, answer])], 0)
-
-
-def test_a_batch_may_mix_rows_with_and_without_images(vlm: VLM, rows: Callable[..., Any]) -> None:
-    data = rows(2)
-    data[1] |= {"images": [], "prompt": [{"role": "user", "content": "hello"}]}
-    encoded, _ = encode_rows(vlm, data, 1000)
-    with torch.no_grad():
-        got = answer_logprobs(vlm.model, collate(encoded, 0)).sums.flatten().tolist()
-        assert got == pytest.approx([sum(one_by_one(vlm, row, row.answers[0])) for row in encoded], abs=1e-4)
