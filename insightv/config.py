@@ -253,8 +253,8 @@ class DpoConfig(TrainConfig):
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)
     sft_weight: float = Field(0.0, ge=0)
     """Weight of the mean negative log-likelihood of the chosen completion."""
-    reference: Literal["previous", "initial"] = "previous"
-    """M_t, or the reasoner after SFT."""
+    reference: Literal["previous", "initial", "base"] = "previous"
+    """M_t, the reasoner after SFT, or the base that both agents begin from (with `lora`: the adapter disabled)."""
     n: int = Field(8, ge=2)
     """Chains sampled per problem and round."""
     problems: int | None = Field(None, ge=1)

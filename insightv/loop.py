@@ -32,7 +32,7 @@ VERBS = {
     "generate": r"filter|generate",
     "assess": r"assess|truth",
     "build": r".*-data",
-    "train": r"reasoner|summarizer|single|single-fair|multi-turn|dpo\d+",
+    "train": r"reasoner|summarizer|single|single-fair|multi-turn|round\d+-reference|dpo\d+",
     "evaluate": r"evaluate-.*",
 }
 """Verb of the command line -> the stages that it asks for; what these need is made too."""
@@ -112,15 +112,18 @@ def _dpo_round(steps: Plan, c: Config, t: int, policy: str) -> str:
         draw = partial(chains.sample, model=policy, split=split, n=c.dpo.n, sampling=c.dpo.sampling, limit=limit)
         steps.add(source, ("problems", policy), draw, [c.dpo.n, limit, c.dpo.server, *_drawing(c, c.dpo.sampling)], apart=True)
         steps.add(judged, ("problems", source), partial(chains.assess_chains, source=source, split=split), _judging(c))
-    data, name = f"round{t}-data", f"dpo{t}"
+    data, scores, name = f"round{t}-data", f"round{t}-reference", f"dpo{t}"
     pair = partial(sets.build_pairs, source=source, judged=judged, split=split)
     steps.add(data, ("problems", source, judged), pair, [c.preference, c.prompts, c.seed], apart=True)
-    reference = policy if c.dpo.reference == "previous" else "reasoner"
-    training = partial(trainings.train_dpo, data=data, policy=policy, reference=reference)
+    reference = {"previous": policy, "initial": "reasoner", "base": "base"}[c.dpo.reference]
+    precise = [c.dpo.dtype, c.dpo.batch_size, c.dpo.max_length]
+    scoring = partial(trainings.score_reference, data=data, reference=reference)
+    steps.add(scores, tuple(dict.fromkeys(("base", data, reference))), scoring, precise, apart=True)
+    training = partial(trainings.train_dpo, data=data, policy=policy, reference=reference, scores=scores)
     # What made the pairs is in the data already: another round, say, leaves the earlier ones as they are.
     made = {"rounds", "n", "problems", "sampling", "server", "server_timeout", "pairs_from"}
     settings = trainings.seeded(c, c.dpo).model_dump(mode="json", exclude=made)
-    steps.add(name, tuple(dict.fromkeys(("base", data, policy, reference))), training, settings, apart=True)
+    steps.add(name, tuple(dict.fromkeys(("base", data, policy, reference, scores))), training, settings, apart=True)
     return name
 
 

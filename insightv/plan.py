@@ -13,7 +13,7 @@ from insightv.models.meter import Meter
 from insightv.stages.context import Context, Summary
 from insightv.store import Run, Stage, read_manifest
 
-VERSION = 3
+VERSION = 4
 """Part of every stage's hash: raise it when the code of the stages changes what they make."""
 
 Make = Callable[[Context, Path], Summary]

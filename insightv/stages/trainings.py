@@ -6,11 +6,14 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from insightv.config import Config, TrainConfig, UserError
 from insightv.models import attended
 from insightv.stages.context import Context, Summary
+
+if TYPE_CHECKING:
+    from insightv.training.job import Kind
 
 C = TypeVar("C", bound=TrainConfig)
 
@@ -24,12 +27,20 @@ def train_sft(context: Context, work: Path, data: str, settings: TrainConfig, li
     return _train(context, work, "sft", settings, {"model": model, "data": context.run.folder / data})
 
 
-def train_dpo(context: Context, work: Path, data: str, policy: str, reference: str) -> Summary:
+def score_reference(context: Context, work: Path, data: str, reference: str) -> Summary:
+    """What the reference of a round of DPO says of its pairs."""
+    model, adapter = context.model(reference)
+    paths = {"model": model, "adapter": adapter, "data": context.run.folder / data}
+    return _train(context, work, "reference", context.config.dpo, paths)
+
+
+def train_dpo(context: Context, work: Path, data: str, policy: str, reference: str, scores: str) -> Summary:
     """One round of DPO: the policy M_t becomes M_t+1."""
     model, adapter = context.model(policy)
     reference_model, reference_adapter = context.model(reference)
-    paths = {"model": model, "adapter": adapter, "reference": reference_model, "reference_adapter": reference_adapter}
-    return _train(context, work, "dpo", seeded(context.config, context.config.dpo), paths | {"data": context.run.folder / data})
+    models = {"model": model, "adapter": adapter, "reference_model": reference_model, "reference_adapter": reference_adapter}
+    paths = {**models, "data": context.run.folder / data, "scores": context.run.folder / scores}
+    return _train(context, work, "dpo", seeded(context.config, context.config.dpo), paths)
 
 
 def seeded(config: Config, settings: C) -> C:
@@ -37,13 +48,13 @@ def seeded(config: Config, settings: C) -> C:
     return settings.model_copy(update={"seed": config.seed + settings.seed})
 
 
-def _train(context: Context, work: Path, kind: str, settings: TrainConfig, paths: dict[str, Path | None]) -> Summary:
+def _train(context: Context, work: Path, kind: "Kind", settings: TrainConfig, paths: dict[str, Path | None]) -> Summary:
     arguments = {"out": work, "work": work / "scratch", **paths}
     if settings.processes == 1:
-        from insightv.training import dpo, sft
+        from insightv.training import dpo, reference, sft
 
-        train: Callable[..., Summary] = sft.train if kind == "sft" else dpo.train
-        return train(**arguments, config=settings, report=context.report)
+        train: dict[str, Callable[..., Summary]] = {"sft": sft.train, "dpo": dpo.train, "reference": reference.score}
+        return train[kind](**arguments, config=settings, report=context.report)
     from insightv.training import job
 
     scratch = work / "scratch"
@@ -51,7 +62,7 @@ def _train(context: Context, work: Path, kind: str, settings: TrainConfig, paths
     scratch.mkdir(exist_ok=True)
     file.write_text(json.dumps({"config": settings.model_dump(mode="json"), **{k: str(v) if v else None for k, v in arguments.items()}}))
     # Attended to, so that its processes end with this one.
-    command = [sys.executable, "-m", attended.__name__, "15", *job.command("dpo" if kind == "dpo" else "sft", file, settings.processes)]
+    command = [sys.executable, "-m", attended.__name__, "15", *job.command(kind, file, settings.processes)]
     with log.open("wb") as errors, said.open("wb") as output, subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=errors) as process:
         while process.poll() is None:
             time.sleep(0.2)

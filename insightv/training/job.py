@@ -15,13 +15,14 @@ from insightv.config import TrainConfig, UserError
 from insightv.models.vlm import VLM
 from insightv.training.packing import Row
 
-PATHS = ("model", "data", "out", "work", "adapter", "reference", "reference_adapter")
+PATHS = ("model", "data", "out", "work", "adapter", "reference_model", "reference_adapter", "scores")
+Kind = Literal["sft", "dpo", "reference"]
 
 
-def command(kind: Literal["sft", "dpo"], job: Path, processes: int = 1) -> list[str]:
+def command(kind: Kind, job: Path, processes: int = 1) -> list[str]:
     """The command line that runs a job file, under torchrun on this machine for more than one process.
 
-    The file is JSON: the arguments of `sft.train` or `dpo.train` by name, paths as strings, `config` as the settings' JSON.
+    The file is JSON: the arguments of `sft.train`, `dpo.train` or `reference.score` by name, paths as strings, `config` as the settings' JSON.
     """
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
     return [sys.executable, *launcher, "-m", f"insightv.training.{kind}", str(job)]
@@ -72,13 +73,18 @@ def finish(vlm: VLM, log: Sequence[Mapping[str, Any]], rows: Sequence[Row], drop
         (out / "log.jsonl").write_text("".join(json.dumps(entry, sort_keys=True) + "\n" for entry in log), encoding="utf-8")
     return {
         "rows": len(rows),
-        "dropped": dict(Counter(reason.partition(":")[0] for reason in dropped.values())),
+        "dropped": by_reason(dropped),
         "steps": log[-1]["step"],
         "longest": max(row.length for row in rows),
         "loss_tokens": sum(sum(answer.mask) for row in rows for answer in row.answers),
         "first_loss": log[0]["loss"],
         "last_loss": log[-1]["loss"],
     }
+
+
+def by_reason(dropped: Mapping[str, str]) -> dict[str, int]:
+    """How many rows were dropped, by the reason's name."""
+    return dict(Counter(reason.partition(":")[0] for reason in dropped.values()))
 
 
 def _read(path: Path, settings: type[TrainConfig]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(not Path("/proc/self/stat").e
 KILLS = int(os.environ.get("SOAK_WORKER_KILLS", "10"))
 SEED = int(os.environ.get("SOAK_SEED", "0"))
 SLOTS, WORKERS = 32, 4
-ROWS, STEPS = 600, 5
+ROWS, STEPS = 60 * KILLS, 5
 
 
 class Loss(NamedTuple):
@@ -118,7 +118,7 @@ def test_a_run_whose_workers_and_drivers_are_killed_pays_for_what_was_in_flight_
         while len(losses) < KILLS:
             if process is None:
                 came, process = len(soak.log()), soak.start()
-                wait_until(lambda came=came: len(soak.log()) > came)  # type: ignore[misc]
+                wait_until(lambda came=came, process=process: len(soak.log()) > came or process.poll() is not None)  # type: ignore[misc]
             time.sleep(chance.uniform(0.0, 1.4 * whole / KILLS))
             assert process.poll() is None, "it came to its end before the last kill"
             if chance.random() < 0.5:

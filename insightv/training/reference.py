@@ -1,0 +1,142 @@
+"""What the reference of DPO says of preference pairs, once and for all: `python -m insightv.training.reference JOB.json` scores them.
+
+In DPO (arXiv 2305.18290, equation 7) the reference never changes, so log p_ref(y | x) of both completions is computed when the pairs are made,
+lies beside them under the hash of the model that gave it, and serves every epoch and every training on these pairs. No training holds a second model.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from accelerate import PartialState
+from torch import Tensor
+
+from insightv.config import DpoConfig, TrainConfig, UserError
+from insightv.files import replacing
+from insightv.models.vlm import VLM, load, weights_hash
+from insightv.store import content_hash
+from insightv.training import job
+from insightv.training.packing import Row, answer_logprobs, collate
+from insightv.training.rows import encode_rows, read_data
+from insightv.training.run import Report, in_bfloat16
+
+Reference = Mapping[str, Sequence[float]]
+"""By row id: the reference's log-probabilities of the chosen and of the rejected completion."""
+
+FILE = "reference.parquet"
+_IDENTITY = b"reference"
+"""Key of the file's metadata under which the scoring model's identity stands."""
+_PATIENCE = timedelta(days=7)
+"""How long processes wait for each other. The library's ten minutes end a scoring that takes one of them longer than the others."""
+
+
+def identity(model: Path, adapter: Path | None, config: TrainConfig) -> str:
+    """What log-probabilities depend on: the hash of weights, adapter, tokenizer and processor, and the precision that they are computed in."""
+    return weights_hash(model, adapter) + ("-bfloat16" if in_bfloat16(config) else "")
+
+
+def score(model: Path, data: Path, out: Path, config: DpoConfig, work: Path, *, adapter: Path | None = None, report: Report | None = None) -> dict[str, Any]:
+    """Compute the log-probabilities of the pairs in `data` under the checkpoint `model` (with `adapter` on it) and write them to `out`.
+
+    `out`/reference.parquet has the columns `id`, `pair` (a hash of the tokens), `ref_chosen_logps` and `ref_rejected_logps`. Every process computes
+    its share of the batches, each once; `work` keeps them, so that a scoring that was killed goes on from there.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    vlm = load(model, adapter=adapter)
+    rows, dropped = encode_rows(vlm, read_data(data), config.max_length)
+    if not rows:
+        raise UserError(f"no pairs to score in {data}: {len(dropped)} were dropped, see max_length = {config.max_length}")
+    name = identity(model, adapter, config)
+    together = PartialState(cpu=not torch.cuda.is_available(), timeout=_PATIENCE)
+    ordered = sorted(rows, key=lambda row: row.width)
+    batches = [ordered[start : start + config.batch_size] for start in range(0, len(ordered), config.batch_size)]
+    known = _kept(work, name)
+    owed = [batch for batch in batches[together.process_index :: together.num_processes] if batch[0].row_id not in known]
+    # Unbuffered: a batch counts once its line is written.
+    with (work / f"{name}-{together.process_index}.jsonl").open("ab", buffering=0) as file:
+        for done, sums in enumerate(_score(vlm, owed, config), start=1):
+            # The leading line break ends a line that a kill left half-written.
+            file.write(b"\n" + json.dumps(sums).encode())
+            if together.is_main_process:
+                _tell(work, report, len(batches) - len(owed) * together.num_processes + done * together.num_processes, len(batches))
+    together.wait_for_everyone()
+    if together.is_main_process:
+        _write(out, name, rows, _kept(work, name))
+    together.wait_for_everyone()
+    return {"rows": len(rows), "dropped": job.by_reason(dropped), "reference": name}
+
+
+def read(folder: Path, name: str, rows: Sequence[Row]) -> Reference:
+    """The log-probabilities that `score` wrote to `folder`, for these rows.
+
+    Those of another model than the one of identity `name`, or of other pairs, are a `UserError`.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        raise UserError(f"no log-probabilities of a reference at {path}; score the pairs first")
+    table = pq.read_table(path)
+    made_by = (table.schema.metadata or {}).get(_IDENTITY, b"an unnamed model").decode()
+    if made_by != name:
+        raise UserError(f"{path} holds log-probabilities of the reference {made_by}, but this training's is {name}: score the pairs again with it")
+    known = {row["id"]: row for row in table.to_pylist()}
+    strange = [row.row_id for row in rows if known.get(row.row_id, {}).get("pair") != _digest(row)]
+    if strange:
+        some = f"{len(strange)} of {len(rows)} are not in it as they are now, {', '.join(strange[:5])} among them"
+        raise UserError(f"{path} is of other pairs, or of a reference with another vocabulary: {some}")
+    return {row.row_id: (known[row.row_id]["ref_chosen_logps"], known[row.row_id]["ref_rejected_logps"]) for row in rows}
+
+
+def _digest(row: Row) -> str:
+    return content_hash([row.prompt_ids, [[answer.ids, answer.mask] for answer in row.answers]])
+
+
+def _kept(work: Path, name: str) -> dict[str, list[float]]:
+    known: dict[str, list[float]] = {}
+    for path in work.glob(f"{name}-*.jsonl"):
+        for line in path.read_bytes().splitlines():
+            with suppress(ValueError):
+                known |= json.loads(line)
+    return known
+
+
+def _write(out: Path, name: str, rows: Sequence[Row], known: Reference) -> None:
+    columns: dict[str, Callable[[Row], Any]] = {
+        "id": lambda row: row.row_id,
+        "pair": _digest,
+        "ref_chosen_logps": lambda row: known[row.row_id][0],
+        "ref_rejected_logps": lambda row: known[row.row_id][1],
+    }
+    table = pa.table({column: [value(row) for row in rows] for column, value in columns.items()})
+    out.mkdir(parents=True, exist_ok=True)
+    with replacing(out / FILE) as file:
+        pq.write_table(table.replace_schema_metadata({_IDENTITY: name}), file)
+
+
+def _tell(work: Path, report: Report | None, step: int, of: int) -> None:
+    progress = {"step": step, "of": of}
+    with (work / "progress.jsonl").open("ab") as file:
+        file.write(orjson.dumps(progress) + b"\n")
+    if report:
+        report(progress)
+
+
+@torch.no_grad()
+def _score(vlm: VLM, batches: Sequence[Sequence[Row]], config: DpoConfig) -> Iterator[dict[str, list[float]]]:
+    for rows in batches:
+        batch = collate(rows, vlm.tokenizer.pad_token_id)
+        moved = {name: value.to(vlm.device) if isinstance(value, Tensor) else value for name, value in batch.items()}
+        moved["pixels"] = {name: value.to(vlm.device) for name, value in batch["pixels"].items()}
+        with torch.autocast(vlm.device.type, torch.bfloat16, enabled=in_bfloat16(config)):
+            sums = answer_logprobs(vlm.model, moved).sums
+        yield dict(zip(batch["row_ids"], sums.tolist(), strict=True))
+
+
+if __name__ == "__main__":
+    job.main(score, DpoConfig)
