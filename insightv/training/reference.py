@@ -61,7 +61,7 @@ def score(model: Path, data: Path, out: Path, config: DpoConfig, work: Path, *, 
     owed = [batch for batch in batches[together.process_index :: together.num_processes] if batch[0].row_id not in known]
     # Unbuffered: a batch counts once its line is written.
     with (work / f"{name}-{together.process_index}.jsonl").open("ab", buffering=0) as file:
-        for done, sums in enumerate(_score(vlm, owed, config), start=1):
+        for done, sums in enumerate(log_probabilities(vlm, owed, config), start=1):
             # The leading line break ends a line that a kill left half-written.
             file.write(b"\n" + json.dumps(sums).encode())
             if together.is_main_process:
@@ -128,7 +128,8 @@ def _tell(work: Path, report: Report | None, step: int, of: int) -> None:
 
 
 @torch.no_grad()
-def _score(vlm: VLM, batches: Sequence[Sequence[Row]], config: DpoConfig) -> Iterator[dict[str, list[float]]]:
+def log_probabilities(vlm: VLM, batches: Sequence[Sequence[Row]], config: DpoConfig) -> Iterator[dict[str, list[float]]]:
+    """Yield, batch by batch, the sums [chosen, rejected] of each pair by its row id."""
     for rows in batches:
         batch = collate(rows, vlm.tokenizer.pad_token_id)
         moved = {name: value.to(vlm.device) if isinstance(value, Tensor) else value for name, value in batch.items()}

@@ -1,0 +1,113 @@
+"""What a trainer of the benchmark is given and gives back, and the data that all of them train on."""
+
+import io
+import json
+import random
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Task:
+    """One measurement; it reaches a trainer's process as JSON."""
+
+    model: str
+    data: str
+    kind: str
+    """sft, dpo or group."""
+    batch: int = 2
+    """Rows, pairs or groups per optimizer step."""
+    warmup: int = 3
+    steps: int = 12
+    """Steps measured after the warm-up."""
+
+    def to_json(self) -> str:
+        """The same as text."""
+        return json.dumps(asdict(self))
+
+
+def given() -> Task:
+    """The task on the command line."""
+    return Task(**json.loads(sys.argv[1]))
+
+
+class Clock:
+    """CPU seconds of this process from the end of the warm-up to the last step, from calls at the end of each."""
+
+    def __init__(self, task: Task) -> None:
+        self._task, self._step, self._begun = task, 0, 0.0
+        self.seconds = 0.0
+
+    def tick(self, *_: Any) -> None:
+        """A step has ended."""
+        self._step += 1
+        if self._step == self._task.warmup:
+            self._begun = time.process_time()
+        if self._step == self._task.warmup + self._task.steps:
+            self.seconds = time.process_time() - self._begun
+
+    @property
+    def each(self) -> float:
+        """CPU seconds per row, pair or group."""
+        return self.seconds / self._task.steps / self._task.batch
+
+
+def flops(run: Callable[[], Any]) -> int:
+    """Floating-point operations of matrix products and attention while `run` runs."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+    # torch counts the attention kernels of GPUs, not the CPU's.
+    ops = torch.ops.aten
+
+    def forward(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+        return int(sdpa_flop_count(query, key, value))
+
+    def backward(grad: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+        return int(sdpa_backward_flop_count(grad, query, key, value))
+
+    mapping = {ops._scaled_dot_product_flash_attention_for_cpu: forward, ops._scaled_dot_product_flash_attention_for_cpu_backward: backward}
+    with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
+        run()
+    return int(counter.get_total_flops())
+
+
+def write_data(folder: Path, tokens: Callable[[str], int], kind: str, count: int, prompt: int, answer: int, answers: int = 2) -> Path:
+    """Write `count` rows whose prompts, images included, have `prompt` tokens, and their answers `answer` give or take a fifth.
+
+    `tokens` says how many a prompt with this question has. Letters are a token each.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    draw = random.Random(0)
+    spare = prompt - tokens("")
+
+    def letters(length: int) -> str:
+        return "".join(draw.choices("QWZXKVJ", k=length))
+
+    def said(role: str, text: str, *parts: dict[str, Any]) -> list[dict[str, Any]]:
+        return [{"role": role, "content": [*parts, {"type": "text", "text": text}]}]
+
+    rows = []
+    for number in range(count):
+        lengths = [max(1, answer + round(answer * draw.uniform(-0.2, 0.2)) - 1) for _ in range(answers)]
+        texts = [said("assistant", letters(length)) for length in lengths]
+        named = {"completion": texts[0]} if kind == "sft" else {"chosen": texts[0], "rejected": texts[1]} if kind == "dpo" else {"completions": texts}
+        prompts = said("user", letters(spare), {"type": "image", "text": None})
+        rows.append({"id": f"row{number:04}", "images": [{"bytes": _picture(draw), "path": None}], "prompt": prompts, **named})
+    folder.mkdir(parents=True, exist_ok=True)
+    pa.parquet.write_table(pa.Table.from_pylist(rows), folder / "train-00000.parquet")
+    return folder
+
+
+def _picture(draw: random.Random) -> bytes:
+    from PIL import Image
+
+    stream = io.BytesIO()
+    Image.frombytes("RGB", (64, 64), draw.randbytes(64 * 64 * 3)).save(stream, "PNG")
+    return stream.getvalue()
