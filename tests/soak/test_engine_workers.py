@@ -76,7 +76,9 @@ def kill_worker(soak: Any, process: "subprocess.Popen[str]", chance: random.Rand
     try:
         os.kill(victim, signal.SIGKILL)
         wait_until(lambda: not named(victim))
-        return Loss(len(soak.log()), soak.kept(), "worker")
+        # In this order: the other workers go on, and what they ask for after the log was counted may be kept before the journal is read.
+        held = soak.kept()
+        return Loss(len(soak.log()), held, "worker")
     finally:
         process.send_signal(signal.SIGCONT)
 
@@ -96,7 +98,8 @@ def again(log: list[list[Any]], losses: list[Loss]) -> Iterator[tuple[Loss, list
     """Every request whose part had been asked for before: the first kill in between, and what came of the time before."""
     last: dict[tuple[int, int], int] = {}
     for place, (row, step, *_) in enumerate(log):
-        assert not any((row, step) in loss.held for loss in losses if loss.came <= place), "what is in the journal was asked for again"
+        kept = [(loss.who, loss.came) for loss in losses if loss.came <= place and (row, step) in loss.held]
+        assert not kept, f"step {step} of row {row} was asked for at {place} though it was in the journal at a kill: {kept[0]}"
         if (row, step) in last:
             between = [loss for loss in losses if last[row, step] < loss.came <= place]
             assert between, "asked for again though nothing was killed"
