@@ -235,7 +235,9 @@ class TrainConfig(Settings):
     special_tags: bool = False
     """Full fine-tuning only: add the chain's tags as special tokens with mean-initialised embeddings."""
     max_length: int = Field(12288, ge=16)
-    """Rows longer than this many tokens, image tokens included, are dropped and counted, never cut."""
+    """Tokens that a row may have, image tokens included, with the longest of its answers; no row is ever cut."""
+    too_long: Literal["refuse", "drop"] = "refuse"
+    """What becomes of longer rows: the training is refused before it begins, or they are dropped and counted."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision of the forward and backward pass; weights stay float32. `auto` is bfloat16 where the machine computes with it, else float32."""
     save_steps: int = Field(200, ge=1)

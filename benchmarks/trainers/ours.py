@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet
 import torch
 from torch import Tensor
 
@@ -15,8 +16,9 @@ from insightv.config import DpoConfig
 from insightv.models.vlm import VLM, freeze, load
 from insightv.training.dpo import dpo_loss
 from insightv.training.packing import Row, answer_logprobs, collate
+from insightv.training.prepared import prepare_rows
 from insightv.training.reference import log_probabilities
-from insightv.training.rows import encode_rows, read_data
+from insightv.training.rows import encode_row, tokenize_row
 from insightv.training.run import fit
 from insightv.training.sft import sft_loss
 from insightv.training.start import prepare
@@ -29,36 +31,34 @@ def main() -> None:
 
 
 def training(task: Task) -> dict[str, Any]:
-    """SFT or DPO as the stages run it: rows are tokenised and their images prepared, pairs scored under the reference, then the steps."""
-    config = DpoConfig(dtype="float32", batch_size=task.batch, max_steps=task.warmup + task.steps, learning_rate=1e-4, save_steps=10_000)
-    vlm = prepare(Path(task.model), config)
-    begun = time.process_time()
-    rows, _ = encode_rows(vlm, read_data(Path(task.data)), config.max_length)
-    encoding = (time.process_time() - begun) / len(rows)
-    found: dict[str, Any] = {"encode": encoding}
-    batches = [rows[at : at + task.batch] for at in range(0, len(rows), task.batch)]
-    if task.kind == "dpo":
+    """SFT or DPO as the stages run it: rows are tokenised and checked, pairs scored under the reference, then the steps."""
+    config = DpoConfig(dtype="float32", batch_size=task.batch, max_steps=task.warmup + task.steps, learning_rate=1e-4, save_steps=10_000, max_length=100_000)
+    vlm, clock, found = prepare(Path(task.model), config), Clock(task), dict[str, Any]()
+    with tempfile.TemporaryDirectory() as work:
         begun = time.process_time()
-        known = {name: sums for batch in log_probabilities(vlm, batches, config) for name, sums in batch.items()}
-        found["reference"] = (time.process_time() - begun) / len(rows)
-        found["reference_flops"] = flops(lambda: list(log_probabilities(vlm, batches[:1], config))) / task.batch
-    loss = dpo_loss(config, known) if task.kind == "dpo" else sft_loss
-    clock = Clock(task)
+        rows, _ = prepare_rows(vlm, Path(task.data), config, Path(work))
+        found["prepare"] = (time.process_time() - begun) / len(rows)
+        batches = [list(range(at, at + task.batch)) for at in range(0, len(rows), task.batch)]
+        if task.kind == "dpo":
+            begun = time.process_time()
+            known = {name: sums for batch in log_probabilities(vlm, rows, batches, config) for name, sums in batch.items()}
+            found["reference"] = (time.process_time() - begun) / len(rows)
+            found["reference_flops"] = flops(lambda: list(log_probabilities(vlm, rows, batches[:1], config))) / task.batch
+        loss = dpo_loss(config, known) if task.kind == "dpo" else sft_loss
 
-    def fitted(steps: int, report: Callable[[Any], None] | None = None) -> None:
-        with tempfile.TemporaryDirectory() as work:
-            fit(vlm, rows, loss, config.model_copy(update={"max_steps": steps}), Path(work), count_tokens=task.kind == "sft", report=report)
+        def fitted(steps: int, place: str, report: Callable[[Any], None] | None = None) -> None:
+            fit(vlm, rows, loss, config.model_copy(update={"max_steps": steps}), Path(work, place), count_tokens=task.kind == "sft", report=report)
 
-    fitted(task.warmup + task.steps, clock.tick)
-    return found | {"step": clock.each, "step_flops": flops(lambda: fitted(1)) / task.batch}
+        fitted(task.warmup + task.steps, "timed", clock.tick)
+        found["step_flops"] = flops(lambda: fitted(1, "counted")) / task.batch
+    return found | {"step": clock.each}
 
 
 def group(task: Task) -> dict[str, Any]:
     """Forward and backward pass of N answers, sharing their prompt and as separate rows, by turns."""
     vlm = load(Path(task.model))
     freeze(vlm.model)
-    data = read_data(Path(task.data))
-    rows = [_row(vlm, item) for item in data]
+    rows = [_row(vlm, item) for file in sorted(Path(task.data).glob("*.parquet")) for item in pyarrow.parquet.read_table(file).to_pylist()]
     found: dict[str, Any] = {}
     forms = {"shared": [rows[at : at + task.batch] for at in range(0, len(rows), task.batch)]}
     forms["separate"] = [[Row(row.row_id, row.prompt_ids, row.pixels, [answer]) for row in batch for answer in row.answers] for batch in forms["shared"]]
@@ -76,7 +76,7 @@ def group(task: Task) -> dict[str, Any]:
 
 
 def _row(vlm: VLM, item: dict[str, Any]) -> Row:
-    several = [encode_rows(vlm, [item | {"completion": completion}], 100_000)[0][0] for completion in item["completions"]]
+    several = [encode_row(vlm, tokenize_row(vlm, item | {"completion": completion})) for completion in item["completions"]]
     return Row(item["id"], several[0].prompt_ids, several[0].pixels, [row.answers[0] for row in several])
 
 

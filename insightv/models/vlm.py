@@ -3,11 +3,12 @@
 import hashlib
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+import PIL.Image
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
@@ -40,6 +41,8 @@ class VLM:
     identity: str
     """Hash of weights, adapter and processor, with the precision unless it is float32: what has the same identity answers the same."""
     device: torch.device
+    image_tokens: dict[tuple[tuple[int, int], ...], list[int]] = field(default_factory=dict)
+    """How many tokens images of a size have, as far as it was found out."""
 
     @property
     def tokenizer(self) -> Any:
@@ -141,14 +144,38 @@ def encode_text(vlm: VLM, text: str, images: Sequence[bytes] = ()) -> Encoded:
     The same as the processor's own output, but the text is tokenized once and images are prepared by themselves. A text whose
     placeholders are not as many as its images is a `ValueError`.
     """
-    tokens = tokenize(vlm, text)
-    marker = vlm.processor.image_token_id
-    if tokens.count(marker) != len(images):
-        raise ValueError(f"the chat template wrote {tokens.count(marker)} image placeholders for {len(images)} images")
-    expanded, pixels = _prepare(vlm, images)
-    places = iter(expanded)
-    ids = [one for token in tokens for one in (next(places) if token == marker else (token,))]
-    return Encoded(ids, pixels)
+    return expand(vlm, tokenize(vlm, text), prepare(vlm, images))
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The images of one conversation as the processor makes them."""
+
+    ids: list[list[int]]
+    """The tokens of each."""
+    pixels: dict[str, Tensor]
+
+
+def prepare(vlm: VLM, images: Sequence[bytes]) -> Prepared:
+    """Decode and prepare the encoded images of one conversation; damaged ones are an `ImageError`."""
+    return _prepare(vlm, [decode(data) for data in images])
+
+
+def expand(vlm: VLM, tokens: Sequence[int], prepared: Prepared) -> Encoded:
+    """Put the tokens of each image where its placeholder stands in a tokenized conversation."""
+    marker, places = vlm.processor.image_token_id, iter(prepared.ids)
+    if tokens.count(marker) != len(prepared.ids):
+        raise ValueError(f"the chat template wrote {tokens.count(marker)} image placeholders for {len(prepared.ids)} images")
+    return Encoded([one for token in tokens for one in (next(places) if token == marker else (token,))], prepared.pixels)
+
+
+def count_image_tokens(vlm: VLM, sizes: Sequence[tuple[int, int]]) -> list[int]:
+    """How many tokens images of these sizes (width, height) have in one conversation: found once for each size, by preparing a blank one."""
+    together = [tuple(sizes)] if _depend_on_each_other(vlm, sizes) else [(size,) for size in sizes]
+    for group in together:
+        if group not in vlm.image_tokens:
+            vlm.image_tokens[group] = [len(ids) for ids in _prepare(vlm, [PIL.Image.new("RGB", size) for size in group]).ids]
+    return [count for group in together for count in vlm.image_tokens[group]]
 
 
 def tokenize(vlm: VLM, text: str) -> list[int]:
@@ -231,20 +258,24 @@ def _defused(vlm: VLM, text: str) -> str:
     return vlm.control_pattern.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
 
 
-def _prepare(vlm: VLM, images: Sequence[bytes]) -> tuple[list[list[int]], dict[str, Tensor]]:
-    """Tokens of each encoded image of a conversation, and the tensors of all, as the processor makes them."""
-    if len(images) > 1 and "batch_num_images" in vlm.processor.image_processor.model_input_names:
-        # LLaVA-OneVision: several images are not cut into tiles, so each has as many tokens as the others.
+def _depend_on_each_other(vlm: VLM, images: Sequence[Any]) -> bool:
+    """Whether several images become other tokens than each alone: LLaVA-OneVision does not cut them into tiles."""
+    return len(images) > 1 and "batch_num_images" in vlm.processor.image_processor.model_input_names
+
+
+def _prepare(vlm: VLM, images: Sequence[PIL.Image.Image]) -> Prepared:
+    if _depend_on_each_other(vlm, images):
         ids, pixels = _process(vlm, images)
+        # Without tiles each has as many tokens as the others.
         each = len(ids) // len(images)
-        return [ids[start : start + each] for start in range(0, len(ids), each)], pixels
-    single = [_process(vlm, [data]) for data in images]
-    return [ids for ids, _ in single], collate_pixels([pixels for _, pixels in single])
+        return Prepared([ids[start : start + each] for start in range(0, len(ids), each)], pixels)
+    single = [_process(vlm, [image]) for image in images]
+    return Prepared([ids for ids, _ in single], collate_pixels([pixels for _, pixels in single]))
 
 
-def _process(vlm: VLM, images: Sequence[bytes]) -> tuple[list[int], dict[str, Tensor]]:
+def _process(vlm: VLM, images: Sequence[PIL.Image.Image]) -> tuple[list[int], dict[str, Tensor]]:
     processor = vlm.processor
-    given = processor(images=[[decode(data) for data in images]], text=[processor.image_token * len(images)], add_special_tokens=False, return_tensors="pt")
+    given = processor(images=[list(images)], text=[processor.image_token * len(images)], add_special_tokens=False, return_tensors="pt")
     tensors = {name: value for name, value in given.items() if name not in ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")}
     return given["input_ids"][0].tolist(), tensors
 

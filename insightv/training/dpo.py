@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
-from insightv.config import DpoConfig, UserError
+from insightv.config import DpoConfig
 from insightv.training import job, reference
 from insightv.training.packing import answer_logprobs
+from insightv.training.prepared import prepare_rows
 from insightv.training.reference import Reference
-from insightv.training.rows import encode_rows, read_data
 from insightv.training.run import Loss, Report, fit
 from insightv.training.start import prepare
 
@@ -59,9 +59,7 @@ def train(
         scores = work / "reference"
         reference.score(reference_model, data, scores, config, scores, adapter=reference_adapter, report=report)
     vlm = prepare(model, config, adapter)
-    rows, dropped = encode_rows(vlm, read_data(data), config.max_length)
-    if not rows:
-        raise UserError(f"no pairs to train on in {data}: {len(dropped)} were dropped, see max_length = {config.max_length}")
+    rows, dropped = prepare_rows(vlm, data, config, work, report)
     known = reference.read(scores, reference.identity(reference_model, reference_adapter, config), rows)
     log = fit(vlm, rows, dpo_loss(config, known), config, work, count_tokens=False, report=report)
     return job.finish(vlm, log, rows, dropped, out)

@@ -1,9 +1,7 @@
 """A training as a process of its own: its command, its job file, and what it leaves behind."""
 
 import json
-import os
 import sys
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +11,8 @@ from pydantic import ValidationError
 
 from insightv.config import TrainConfig, UserError
 from insightv.models.vlm import VLM
-from insightv.training.packing import Row
+from insightv.training.prepared import Rows
+from insightv.training.ranks import is_first, take_gpu
 
 PATHS = ("model", "data", "out", "work", "adapter", "reference_model", "reference_adapter", "scores")
 Kind = Literal["sft", "dpo", "reference"]
@@ -31,7 +30,7 @@ def command(kind: Kind, job: Path, processes: int = 1) -> list[str]:
 def main(train: Callable[..., dict[str, Any]], settings: type[TrainConfig]) -> None:
     """Run the job file named on the command line and print its summary as JSON; a user's mistake is one line and exit code 2."""
     try:
-        _take_gpu()
+        take_gpu()
         summary = train(**_read(Path(sys.argv[1]), settings))
     except UserError as error:
         print(error, file=sys.stderr)
@@ -44,21 +43,7 @@ def main(train: Callable[..., dict[str, Any]], settings: type[TrainConfig]) -> N
         print(json.dumps(summary, sort_keys=True))
 
 
-def _take_gpu() -> None:
-    """Give each process under torchrun a GPU of its own before anything is loaded; all would load onto the first."""
-    if torch.cuda.is_available():
-        place, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
-        if place >= count:
-            raise UserError(f"processes is {os.environ['LOCAL_WORLD_SIZE']}, but this machine has {count} GPUs; start one for each at most")
-        torch.cuda.set_device(place)
-
-
-def is_first() -> bool:
-    """Whether this process is the one that writes: the only one, or rank 0 under torchrun."""
-    return os.environ.get("RANK", "0") == "0"
-
-
-def finish(vlm: VLM, log: Sequence[Mapping[str, Any]], rows: Sequence[Row], dropped: Mapping[str, str], out: Path) -> dict[str, Any]:
+def finish(vlm: VLM, log: Sequence[Mapping[str, Any]], rows: Rows, dropped: Mapping[str, int], out: Path) -> dict[str, Any]:
     """Save model and processor (or the adapter alone) and log.jsonl in `out`; returns the summary."""
     if is_first():
         out.mkdir(parents=True, exist_ok=True)
@@ -73,18 +58,13 @@ def finish(vlm: VLM, log: Sequence[Mapping[str, Any]], rows: Sequence[Row], drop
         (out / "log.jsonl").write_text("".join(json.dumps(entry, sort_keys=True) + "\n" for entry in log), encoding="utf-8")
     return {
         "rows": len(rows),
-        "dropped": by_reason(dropped),
+        "dropped": dict(dropped),
         "steps": log[-1]["step"],
-        "longest": max(row.length for row in rows),
-        "loss_tokens": sum(sum(answer.mask) for row in rows for answer in row.answers),
+        "longest": int(rows.lengths.max()),
+        "loss_tokens": int(rows.loss_tokens.sum()),
         "first_loss": log[0]["loss"],
         "last_loss": log[-1]["loss"],
     }
-
-
-def by_reason(dropped: Mapping[str, str]) -> dict[str, int]:
-    """How many rows were dropped, by the reason's name."""
-    return dict(Counter(reason.partition(":")[0] for reason in dropped.values()))
 
 
 def _read(path: Path, settings: type[TrainConfig]) -> dict[str, Any]:

@@ -5,9 +5,9 @@ lies beside them under the hash of the model that gave it, and serves every epoc
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +15,17 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from accelerate import PartialState
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from insightv.config import DpoConfig, TrainConfig, UserError
 from insightv.files import replacing
 from insightv.models.vlm import VLM, load, weights_hash
-from insightv.store import content_hash
 from insightv.training import job
-from insightv.training.packing import Row, answer_logprobs, collate
-from insightv.training.rows import encode_rows, read_data
-from insightv.training.run import Report, in_bfloat16
+from insightv.training.packing import answer_logprobs, collate
+from insightv.training.prepared import Rows, prepare_rows
+from insightv.training.ranks import together
+from insightv.training.run import Report, in_bfloat16, loader_workers
 
 Reference = Mapping[str, Sequence[float]]
 """By row id: the reference's log-probabilities of the chosen and of the rejected completion."""
@@ -33,8 +33,6 @@ Reference = Mapping[str, Sequence[float]]
 FILE = "reference.parquet"
 _IDENTITY = b"reference"
 """Key of the file's metadata under which the scoring model's identity stands."""
-_PATIENCE = timedelta(days=7)
-"""How long processes wait for each other. The library's ten minutes end a scoring that takes one of them longer than the others."""
 
 
 def identity(model: Path, adapter: Path | None, config: TrainConfig) -> str:
@@ -50,30 +48,28 @@ def score(model: Path, data: Path, out: Path, config: DpoConfig, work: Path, *, 
     """
     work.mkdir(parents=True, exist_ok=True)
     vlm = load(model, adapter=adapter)
-    rows, dropped = encode_rows(vlm, read_data(data), config.max_length)
-    if not rows:
-        raise UserError(f"no pairs to score in {data}: {len(dropped)} were dropped, see max_length = {config.max_length}")
-    name = identity(model, adapter, config)
-    together = PartialState(cpu=not torch.cuda.is_available(), timeout=_PATIENCE)
-    ordered = sorted(rows, key=lambda row: row.width)
+    rows, dropped = prepare_rows(vlm, data, config, work, report)
+    name, processes = identity(model, adapter, config), together()
+    ids, widths = rows.ids, rows.widths.tolist()
+    ordered = sorted(range(len(rows)), key=widths.__getitem__)
     batches = [ordered[start : start + config.batch_size] for start in range(0, len(ordered), config.batch_size)]
     known = _kept(work, name)
-    owed = [batch for batch in batches[together.process_index :: together.num_processes] if batch[0].row_id not in known]
+    owed = [batch for batch in batches[processes.process_index :: processes.num_processes] if ids[batch[0]] not in known]
     # Unbuffered: a batch counts once its line is written.
-    with (work / f"{name}-{together.process_index}.jsonl").open("ab", buffering=0) as file:
-        for done, sums in enumerate(log_probabilities(vlm, owed, config), start=1):
+    with (work / f"{name}-{processes.process_index}.jsonl").open("ab", buffering=0) as file:
+        for done, sums in enumerate(log_probabilities(vlm, rows, owed, config), start=1):
             # The leading line break ends a line that a kill left half-written.
             file.write(b"\n" + json.dumps(sums).encode())
-            if together.is_main_process:
-                _tell(work, report, len(batches) - len(owed) * together.num_processes + done * together.num_processes, len(batches))
-    together.wait_for_everyone()
-    if together.is_main_process:
+            if processes.is_main_process:
+                _tell(work, report, len(batches) - len(owed) * processes.num_processes + done * processes.num_processes, len(batches))
+    processes.wait_for_everyone()
+    if processes.is_main_process:
         _write(out, name, rows, _kept(work, name))
-    together.wait_for_everyone()
-    return {"rows": len(rows), "dropped": job.by_reason(dropped), "reference": name}
+    processes.wait_for_everyone()
+    return {"rows": len(rows), "dropped": dropped, "reference": name}
 
 
-def read(folder: Path, name: str, rows: Sequence[Row]) -> Reference:
+def read(folder: Path, name: str, rows: Rows) -> Reference:
     """The log-probabilities that `score` wrote to `folder`, for these rows.
 
     Those of another model than the one of identity `name`, or of other pairs, are a `UserError`.
@@ -86,15 +82,11 @@ def read(folder: Path, name: str, rows: Sequence[Row]) -> Reference:
     if made_by != name:
         raise UserError(f"{path} holds log-probabilities of the reference {made_by}, but this training's is {name}: score the pairs again with it")
     known = {row["id"]: row for row in table.to_pylist()}
-    strange = [row.row_id for row in rows if known.get(row.row_id, {}).get("pair") != _digest(row)]
+    strange = [name for name, pair in zip(rows.ids, rows.digests, strict=True) if known.get(name, {}).get("pair") != pair]
     if strange:
         some = f"{len(strange)} of {len(rows)} are not in it as they are now, {', '.join(strange[:5])} among them"
         raise UserError(f"{path} is of other pairs, or of a reference with another vocabulary: {some}")
-    return {row.row_id: (known[row.row_id]["ref_chosen_logps"], known[row.row_id]["ref_rejected_logps"]) for row in rows}
-
-
-def _digest(row: Row) -> str:
-    return content_hash([row.prompt_ids, [[answer.ids, answer.mask] for answer in row.answers]])
+    return {name: (known[name]["ref_chosen_logps"], known[name]["ref_rejected_logps"]) for name in rows.ids}
 
 
 def _kept(work: Path, name: str) -> dict[str, list[float]]:
@@ -106,14 +98,9 @@ def _kept(work: Path, name: str) -> dict[str, list[float]]:
     return known
 
 
-def _write(out: Path, name: str, rows: Sequence[Row], known: Reference) -> None:
-    columns: dict[str, Callable[[Row], Any]] = {
-        "id": lambda row: row.row_id,
-        "pair": _digest,
-        "ref_chosen_logps": lambda row: known[row.row_id][0],
-        "ref_rejected_logps": lambda row: known[row.row_id][1],
-    }
-    table = pa.table({column: [value(row) for row in rows] for column, value in columns.items()})
+def _write(out: Path, name: str, rows: Rows, known: Reference) -> None:
+    chosen, rejected = zip(*(known[row_id] for row_id in rows.ids), strict=True)
+    table = pa.table({"id": rows.ids, "pair": rows.digests, "ref_chosen_logps": chosen, "ref_rejected_logps": rejected})
     out.mkdir(parents=True, exist_ok=True)
     with replacing(out / FILE) as file:
         pq.write_table(table.replace_schema_metadata({_IDENTITY: name}), file)
@@ -128,10 +115,10 @@ def _tell(work: Path, report: Report | None, step: int, of: int) -> None:
 
 
 @torch.no_grad()
-def log_probabilities(vlm: VLM, batches: Sequence[Sequence[Row]], config: DpoConfig) -> Iterator[dict[str, list[float]]]:
-    """Yield, batch by batch, the sums [chosen, rejected] of each pair by its row id."""
-    for rows in batches:
-        batch = collate(rows, vlm.tokenizer.pad_token_id)
+def log_probabilities(vlm: VLM, rows: Rows, batches: Sequence[list[int]], config: TrainConfig) -> Iterator[dict[str, list[float]]]:
+    """Yield, for batches of places in `rows`, the sums [chosen, rejected] of each pair by its row id."""
+    gather = partial(collate, pad_id=vlm.tokenizer.pad_token_id)
+    for batch in DataLoader(rows, batch_sampler=batches, collate_fn=gather, num_workers=loader_workers(config)):
         moved = {name: value.to(vlm.device) if isinstance(value, Tensor) else value for name, value in batch.items()}
         moved["pixels"] = {name: value.to(vlm.device) for name, value in batch["pixels"].items()}
         with torch.autocast(vlm.device.type, torch.bfloat16, enabled=in_bfloat16(config)):

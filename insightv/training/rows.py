@@ -1,60 +1,70 @@
-"""Turn a data set in TRL's conversational form into tokenised rows: prompt, pixels, and answers with their loss masks."""
+"""From a data set in TRL's conversational form to rows of tokens: one prompt with its images, and answers with their loss masks."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
-
-import pyarrow.parquet
 
 from insightv.config import UserError
 from insightv.images import digest
 from insightv.models.chat import Image, Message, Text
-from insightv.models.vlm import VLM, encode, render
+from insightv.models.vlm import VLM, Prepared, count_image_tokens, expand, prepare, render, tokenize
 from insightv.training.packing import Answer, Row
 
 
-def read_data(folder: Path) -> list[dict[str, Any]]:
-    """All rows of the Parquet files in a folder, in the order of the files' names."""
-    files = sorted(folder.glob("*.parquet"))
-    if not files:
-        raise UserError(f"no data set in {folder}: it holds no .parquet file")
-    return [row for file in files for row in pyarrow.parquet.read_table(file).to_pylist()]
+class RowRefused(ValueError):
+    """A row that cannot be trained on; the message says why, in words fit for a user."""
 
 
-def encode_rows(vlm: VLM, data: Iterable[Mapping[str, Any]], max_length: int) -> tuple[list[Row], dict[str, str]]:
-    """Tokenise rows `{id, images: [{bytes}], prompt, completion}` or `{.., prompt, chosen, rejected}`, maybe with `rejected_truncated`.
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """A row whose images are still encoded bytes, each a single placeholder in the prompt."""
 
-    Returns the rows and, by id, why others were dropped: longer than `max_length` tokens, never cut. Rows of the same images share their pixels.
-    Raises `UserError` where prompt and images do not fit together, an image stands in a completion, or an id comes twice.
+    row_id: str
+    prompt: list[int]
+    answers: list[Answer]
+    images: list[bytes]
+
+
+def tokenize_row(vlm: VLM, item: Mapping[str, Any]) -> Tokens:
+    """Tokenise `{id, images: [{bytes}], prompt, completion}` or `{.., prompt, chosen, rejected}`, maybe with `rejected_truncated`.
+
+    Messages are `{role, content}`, their content a text or parts `{type: text, text}` and `{type: image}`. Raises `RowRefused`.
     """
-    rows: dict[str, Row] = {}
-    dropped: dict[str, str] = {}
-    seen: dict[tuple[str, ...], dict[str, Any]] = {}
-    for item in data:
-        row, images = _encode_row(vlm, item)
-        if row.row_id in rows or row.row_id in dropped:
-            raise UserError(f"row id {row.row_id} comes twice in the data set")
-        if row.length > max_length:
-            dropped[row.row_id] = f"too_long: {row.length} tokens"
-        else:
-            rows[row.row_id] = Row(row.row_id, row.prompt_ids, seen.setdefault(images, row.pixels), row.answers)
-    return list(rows.values()), dropped
-
-
-def _encode_row(vlm: VLM, item: Mapping[str, Any]) -> tuple[Row, tuple[str, ...]]:
-    blobs = {digest(image["bytes"]): image["bytes"] for image in item.get("images") or ()}
-    order = [digest(image["bytes"]) for image in item.get("images") or ()]
-    unplaced = iter(order)
-    prompt = [_message(turn, unplaced, item["id"]) for turn in item["prompt"]]
+    images = [_bytes(image) for image in item.get("images") or ()]
+    unplaced = iter([digest(data) for data in images])
+    prompt = [_message(turn, unplaced) for turn in item["prompt"]]
     if next(unplaced, None) is not None:
-        raise UserError(f"row {item['id']} has more images than places for them in its prompt")
+        raise RowRefused("more images than places for them in its prompt")
     names = ["completion"] if item.get("completion") is not None else ["chosen", "rejected"]
-    encoded = encode(vlm, prompt, blobs.__getitem__, generation_prompt=True)
-    answers = [_answer(vlm, prompt, [_message(turn, unplaced, item["id"]) for turn in item[name]], ended=not item.get(f"{name}_truncated")) for name in names]
-    return Row(item["id"], encoded.input_ids, encoded.pixels, answers), tuple(order)
+    turns = {name: [_message(turn, unplaced) for turn in item[name]] for name in names}
+    answers = [_answer(vlm, prompt, turns[name], ended=not item.get(f"{name}_truncated")) for name in names]
+    if not all(any(answer.mask) for answer in answers):
+        raise RowRefused("an answer without a token to learn")
+    return Tokens(item["id"], tokenize(vlm, render(vlm, prompt, generation_prompt=True)), answers, images)
 
 
-def _message(turn: Mapping[str, Any], images: Iterator[str], row_id: str) -> Message:
+def prompt_length(vlm: VLM, row: Tokens, sizes: Sequence[tuple[int, int]]) -> int:
+    """Tokens of the prompt with its images, whose sizes are (width, height). Raises `RowRefused` where the prompt has not a place for each."""
+    placeholders = row.prompt.count(vlm.processor.image_token_id)
+    if placeholders != len(row.images):
+        raise RowRefused(f"{placeholders} image tokens in its prompt for {len(row.images)} images")
+    return len(row.prompt) - placeholders + sum(count_image_tokens(vlm, sizes))
+
+
+def encode_row(vlm: VLM, row: Tokens, prepared: Prepared | None = None) -> Row:
+    """The row with its images expanded in the prompt; `prepared` are these images if somebody has prepared them already."""
+    encoded = expand(vlm, row.prompt, prepared or prepare(vlm, row.images))
+    return Row(row.row_id, encoded.input_ids, encoded.pixels, row.answers)
+
+
+def _bytes(image: Mapping[str, Any] | None) -> bytes:
+    data = image and image.get("bytes")
+    if not data:
+        raise RowRefused("an image is missing: its bytes must stand in the data set")
+    return bytes(data)
+
+
+def _message(turn: Mapping[str, Any], images: Iterator[str]) -> Message:
     if isinstance(turn["content"], str):
         return Message(turn["role"], (Text(turn["content"]),))
     parts: list[Text | Image] = []
@@ -64,7 +74,7 @@ def _message(turn: Mapping[str, Any], images: Iterator[str], row_id: str) -> Mes
             continue
         place = next(images, None)
         if place is None:
-            raise UserError(f"row {row_id} has fewer images than places for them")
+            raise RowRefused("fewer images than places for them")
         parts.append(Image(place))
     return Message(turn["role"], tuple(parts))
 

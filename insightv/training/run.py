@@ -12,12 +12,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Subset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from insightv.config import TrainConfig, UserError
 from insightv.models.vlm import VLM
 from insightv.store import derive_seed
-from insightv.training.packing import Row, collate
+from insightv.training.packing import collate
+from insightv.training.prepared import Rows
 
 Progress = dict[str, Any]
 Report = Callable[[Progress], None]
@@ -30,9 +32,7 @@ _GROUP = 32
 """Steps whose rows are sorted by length together."""
 
 
-def fit(
-    vlm: VLM, rows: Sequence[Row], loss: Loss, config: TrainConfig, work: Path, *, count_tokens: bool, report: Report | None = None
-) -> list[dict[str, Any]]:
+def fit(vlm: VLM, rows: Rows, loss: Loss, config: TrainConfig, work: Path, *, count_tokens: bool, report: Report | None = None) -> list[dict[str, Any]]:
     """Train the model in place and return its log, one entry per logged step.
 
     Resumes from the last complete checkpoint in `work`, bit-equal on a CPU to a training that was never interrupted.
@@ -46,8 +46,8 @@ def fit(
     trainer = _Trainer(
         loss,
         model=vlm.model,
-        args=_arguments(config, work, processes, unused=any(not row.pixels for row in rows)),
-        train_dataset=_order(rows, config, processes),
+        args=_arguments(config, work, processes, unused=not rows.pictured.all()),
+        train_dataset=Subset(rows, _order(rows.widths.tolist(), config, processes)),
         data_collator=lambda batch: collate(batch, vlm.tokenizer.pad_token_id),
         callbacks=[_Marker(), _Watcher(work, report)],
     )
@@ -140,35 +140,40 @@ class _Watcher(TrainerCallback):
             self._report(progress)
 
 
-def _order(rows: Sequence[Row], config: TrainConfig, processes: int) -> list[Row]:
-    """All epochs' rows in the order of training: shuffled, then grouped by length within some steps so that little is padding.
+def _order(widths: Sequence[int], config: TrainConfig, processes: int) -> list[int]:
+    """Places of all epochs' rows in the order of training: shuffled, then grouped by width within some steps so that little is padding.
 
     Spelling the order out, instead of a sampler with an epoch counter, makes it the same after every resume.
     """
-    random = Random(derive_seed(config.seed, "order"))
+    random, places = Random(derive_seed(config.seed, "order")), range(len(widths))
     step = config.batch_size * processes * int(config.arguments.get("gradient_accumulation_steps", 1))
-    left = config.max_steps * step if config.max_steps > 0 else ceil(config.epochs * len(rows))
-    order: list[Row] = []
-    waiting: list[Row] = []
+    left = config.max_steps * step if config.max_steps > 0 else ceil(config.epochs * len(widths))
+    order: list[int] = []
+    waiting: list[int] = []
     while left:
-        epoch = random.sample(rows, min(left, len(rows)))
+        epoch = random.sample(places, min(left, len(widths)))
         left -= len(epoch)
         waiting += epoch
         whole = len(waiting) // step * step
-        order += _grouped(waiting[:whole], step, random)
+        order += _grouped(waiting[:whole], widths, step, random)
         # An epoch's last rows that fill no step wait for the next one's first.
         waiting = waiting[whole:]
     return order + waiting
 
 
-def _grouped(rows: Sequence[Row], step: int, random: Random) -> list[Row]:
-    """Sort by length inside groups of steps, then shuffle the steps."""
-    steps: list[list[Row]] = []
-    for start in range(0, len(rows), step * _GROUP):
-        group = sorted(rows[start : start + step * _GROUP], key=lambda row: row.width)
+def _grouped(places: Sequence[int], widths: Sequence[int], step: int, random: Random) -> list[int]:
+    """Sort by width inside groups of steps, then shuffle the steps."""
+    steps: list[Sequence[int]] = []
+    for start in range(0, len(places), step * _GROUP):
+        group = sorted(places[start : start + step * _GROUP], key=widths.__getitem__)
         steps += [group[at : at + step] for at in range(0, len(group), step)]
     random.shuffle(steps)
-    return [row for rows_of_step in steps for row in rows_of_step]
+    return [place for places_of_step in steps for place in places_of_step]
+
+
+def loader_workers(config: TrainConfig) -> int:
+    """Processes that prepare images beside each that trains: a GPU would wait for them, on two cores they would take its place."""
+    return int(config.arguments.get("dataloader_num_workers", 4 if torch.cuda.is_available() else 0))
 
 
 def _arguments(config: TrainConfig, work: Path, processes: int, *, unused: bool) -> TrainingArguments:
@@ -192,6 +197,7 @@ def _arguments(config: TrainConfig, work: Path, processes: int, *, unused: bool)
         "disable_tqdm": True,
         "use_cpu": not gpu,
         "dataloader_pin_memory": gpu,
+        "dataloader_num_workers": loader_workers(config),
         # A text-only batch leaves the projector unused, and a trained vision tower has layers behind the one whose features are taken.
         "ddp_find_unused_parameters": unused or "vision" in config.train,
         **({"ddp_backend": "gloo"} if processes > 1 and not gpu else {}),

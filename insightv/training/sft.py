@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from insightv.config import TrainConfig, UserError
+from insightv.config import TrainConfig
 from insightv.training import job
 from insightv.training.packing import answer_logprobs
-from insightv.training.rows import encode_rows, read_data
+from insightv.training.prepared import prepare_rows
 from insightv.training.run import Report, fit
 from insightv.training.start import prepare
 
@@ -32,9 +32,7 @@ def train(model: Path, data: Path, out: Path, config: TrainConfig, work: Path, *
     """
     work.mkdir(parents=True, exist_ok=True)
     vlm = prepare(model, config, adapter)
-    rows, dropped = encode_rows(vlm, read_data(data), config.max_length)
-    if not rows:
-        raise UserError(f"no rows to train on in {data}: {len(dropped)} were dropped, see max_length = {config.max_length}")
+    rows, dropped = prepare_rows(vlm, data, config, work, report)
     log = fit(vlm, rows, sft_loss, config, work, count_tokens=True, report=report)
     return job.finish(vlm, log, rows, dropped, out)
 

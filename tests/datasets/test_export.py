@@ -5,6 +5,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import datasets
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,9 +19,12 @@ from insightv.datasets import export, preference, reasoning
 from insightv.datasets.rows import Made, Row
 from insightv.images import encode_png
 from insightv.store import ImageStore
-from insightv.training.rows import read_data
 
 PROMPTS = PromptsConfig()
+
+
+def read_data(folder: Path) -> list[dict[str, Any]]:
+    return [row for file in sorted(folder.glob("*.parquet")) for row in pq.read_table(file).to_pylist()]
 
 
 @pytest.fixture

@@ -56,11 +56,12 @@ def works(pid: int) -> bool:
     return bool(name) and "Agent" not in name and name != "ray::IDLE"
 
 
-def wait_until(reached: Callable[[], object], seconds: float = 60, why: Callable[[], object] = lambda: "") -> None:
+def wait_until(reached: Callable[[], object], seconds: float = 180, why: Callable[[], object] = lambda: "") -> None:
     end = time.monotonic() + seconds
     while not reached():
         assert time.monotonic() < end, why()
-        time.sleep(0.01)
+        # To read the whole log of requests takes the server's time.
+        time.sleep(0.1)
 
 
 def workers(process: "subprocess.Popen[str]") -> list[int]:

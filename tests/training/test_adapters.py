@@ -9,12 +9,13 @@ from insightv.config import LoraConfig, TrainConfig, UserError
 from insightv.models.vlm import VLM, load
 from insightv.training import adapters, sft, start
 from insightv.training.packing import answer_logprobs, collate
-from insightv.training.rows import encode_rows
+from insightv.training.rows import encode_row, tokenize_row
 
 
 def sums(vlm: VLM, model: Any, data: list[dict[str, Any]]) -> list[float]:
     with torch.no_grad():
-        return answer_logprobs(model, collate(encode_rows(vlm, data, 1000)[0], vlm.tokenizer.pad_token_id)).sums.flatten().tolist()
+        rows = [encode_row(vlm, tokenize_row(vlm, item)) for item in data]
+        return answer_logprobs(model, collate(rows, vlm.tokenizer.pad_token_id)).sums.flatten().tolist()
 
 
 @pytest.mark.parametrize("model", ["tiny_llava", "tiny_llava_next", "tiny_qwen"])

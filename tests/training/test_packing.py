@@ -11,7 +11,7 @@ from insightv.config import LoraConfig
 from insightv.models.vlm import VLM, freeze, load
 from insightv.training import adapters, packing
 from insightv.training.packing import Answer, Row, answer_logprobs, collate
-from insightv.training.rows import encode_rows
+from insightv.training.rows import encode_row, tokenize_row
 
 
 @pytest.fixture(params=KINDS)
@@ -20,7 +20,7 @@ def vlm(request: pytest.FixtureRequest, tiny: Callable[[str], Path]) -> VLM:
 
 
 def encoded(vlm: VLM, data: Any) -> list[Row]:
-    return encode_rows(vlm, data, 1000)[0]
+    return [encode_row(vlm, tokenize_row(vlm, item)) for item in data]
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from insightv.models.vlm import load
 from insightv.training import dpo, reference, sft
 from insightv.training.job import command
 from insightv.training.packing import answer_logprobs, collate
-from insightv.training.rows import encode_rows
+from insightv.training.rows import encode_row, tokenize_row
 
 VALUES = {"dtype": "float32", "max_steps": 4, "batch_size": 3, "learning_rate": 1e-3, "warmup": 0, "schedule": "constant"}
 
@@ -49,7 +49,7 @@ def test_the_file_says_what_the_reference_gives_to_each_pair(tiny_qwen: Path, pa
     table = pq.read_table(tmp_path / "scores" / "reference.parquet")
     vlm = load(tiny_qwen)
     assert table.schema.metadata == {b"reference": vlm.identity.encode()} and summary == {"rows": 7, "dropped": {}, "reference": vlm.identity}
-    encoded, _ = encode_rows(vlm, rows(7, pairs=True), 1000)
+    encoded = [encode_row(vlm, tokenize_row(vlm, item)) for item in rows(7, pairs=True)]
     with torch.no_grad():
         expected = [answer_logprobs(vlm.model, collate([row], 0)).sums[0].tolist() for row in encoded]
     got = {row["id"]: [row["ref_chosen_logps"], row["ref_rejected_logps"]] for row in table.to_pylist()}
@@ -99,7 +99,7 @@ def test_scores_of_other_pairs_are_refused(tiny_llava: Path, tiny_qwen: Path, ro
         dpo.train(tiny_llava, save(data), tmp_path / "out", settings(), tmp_path / "two", reference_model=tiny_qwen)
     with pytest.raises(UserError, match="no log-probabilities of a reference at"):
         dpo.train(tiny_llava, save(data), tmp_path / "out", settings(), tmp_path / "dpo", scores=tmp_path / "nowhere")
-    with pytest.raises(UserError, match="no pairs to score in"):
+    with pytest.raises(UserError, match=r"3 of 3 rows in .* cannot be trained on: row0 \(\d+ tokens, more than max_length = 16\)"):
         reference.score(tiny_llava, save(data), tmp_path / "scores", settings(max_length=16), tmp_path / "work")
 
 

@@ -12,47 +12,41 @@ import torch
 from insightv.config import TrainConfig
 from insightv.training import sft
 from insightv.training.job import command, main
-from insightv.training.packing import Answer, Row
 from insightv.training.run import _order, in_bfloat16
 
 
-def made(count: int) -> list[Row]:
+def made(count: int) -> list[int]:
     draw = Random(count)
-    return [Row(str(i), [0] * draw.randrange(5, 100), {}, [Answer([1], [1])]) for i in range(count)]
-
-
-def names(rows: list[Row]) -> list[str]:
-    return [row.row_id for row in rows]
+    return [draw.randrange(5, 100) for _ in range(count)]
 
 
 @pytest.mark.parametrize(("count", "epochs", "batch"), [(100, 1, 8), (100, 2.5, 8), (7, 3, 4), (3, 2, 8)])
 def test_every_epoch_gives_every_row_once(count: int, epochs: float, batch: int) -> None:
-    rows = made(count)
-    order = names(_order(rows, TrainConfig(epochs=epochs, batch_size=batch), 1))
+    order = _order(made(count), TrainConfig(epochs=epochs, batch_size=batch), 1)
     assert len(order) == epochs * count
     times = Counter(order)
-    assert set(times) == set(names(rows))
+    assert set(times) == set(range(count))
     assert max(times.values()) - min(times.values()) <= 1
 
 
 def test_the_order_depends_on_the_seed_alone_and_counts_the_rows_of_all_steps() -> None:
-    rows = made(50)
+    widths = made(50)
     config = TrainConfig(max_steps=5, batch_size=4, seed=1, arguments={"gradient_accumulation_steps": 3})
-    order = names(_order(rows, config, 2))
+    order = _order(widths, config, 2)
     assert len(order) == 5 * 4 * 3 * 2
-    assert names(_order(rows, config, 2)) == order
-    assert names(_order(rows, config.model_copy(update={"seed": 2}), 2)) != order
+    assert _order(widths, config, 2) == order
+    assert _order(widths, config.model_copy(update={"seed": 2}), 2) != order
 
 
-def test_batches_hold_rows_of_like_length() -> None:
-    rows = made(800)
-    order = _order(rows, TrainConfig(batch_size=8), 1)
+def test_batches_hold_rows_of_like_width() -> None:
+    widths = made(800)
+    order = [widths[place] for place in _order(widths, TrainConfig(batch_size=8), 1)]
     batches = [order[at : at + 8] for at in range(0, 800, 8)]
-    padded = sum(len(batch) * max(row.length for row in batch) for batch in batches)
-    assert padded < 1.1 * sum(row.length for row in rows)
+    padded = sum(len(batch) * max(batch) for batch in batches)
+    assert padded < 1.1 * sum(widths)
     # They do not come sorted: a short batch may follow a long one.
-    longest = [batch[-1].length for batch in batches]
-    assert longest != sorted(longest)
+    widest = [batch[-1] for batch in batches]
+    assert widest != sorted(widest)
 
 
 def test_two_processes_with_half_the_batch_each_train_as_one(tiny_llava: Path, rows: Callable[..., Any], save: Callable[..., Path], tmp_path: Path) -> None:

@@ -134,7 +134,8 @@ def test_progress_is_reported_and_a_bfloat16_training_keeps_float32_weights(
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"max_length": 16}, "no rows to train on .* 4 were dropped"),
+        ({"max_length": 16}, "4 of 4 rows in .* cannot be trained on: row0 .* tokens, more than max_length = 16"),
+        ({"max_length": 16, "too_long": "drop"}, "no rows to train on in .* all 4 are longer than max_length = 16"),
         ({"arguments": {"learning_rat": 1}}, "learning_rat"),
         ({"special_tags": True, "lora": {}}, "special_tags needs full fine-tuning"),
     ],
