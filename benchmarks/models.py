@@ -148,7 +148,7 @@ def idefics3(**sizes: Any) -> Made:
     """Idefics3: tiles of 32 pixels with their rows and columns spelt out, and a Llama."""
     places = [f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)]
     marks = ["<fake_token_around_image>", "<image>", "<end_of_utterance>", "<global-img>", *places]
-    tokenizer = _tokenizer(["<pad>", "<s>", "</s>", *marks], pad_token="<pad>", bos_token="<s>", eos_token="</s>")
+    tokenizer = byte_tokenizer(["<pad>", "<s>", "</s>", *marks], pad_token="<pad>", bos_token="<s>", eos_token="</s>")
     config = Idefics3Config(
         vision_config={"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32, "patch_size": 8},
         text_config=LlamaConfig(**_text(tokenizer, sizes)),
@@ -258,24 +258,24 @@ def _llava_settings(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
 
 
 def _llava_tokenizer() -> PreTrainedTokenizerFast:
-    return _tokenizer(["<pad>", "<s>", "</s>", "<image>"], pad_token="<pad>", bos_token="<s>", eos_token="</s>")
+    return byte_tokenizer(["<pad>", "<s>", "</s>", "<image>"], pad_token="<pad>", bos_token="<s>", eos_token="</s>")
 
 
 def _chatml_tokenizer(*marks: str, **settings: Any) -> PreTrainedTokenizerFast:
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *marks]
-    return _tokenizer(special, pad_token="<|endoftext|>", eos_token="<|im_end|>", **settings)
+    return byte_tokenizer(special, pad_token="<|endoftext|>", eos_token="<|im_end|>", **settings)
 
 
-def _tokenizer(special: list[str], **settings: Any) -> PreTrainedTokenizerFast:
+def byte_tokenizer(special: list[str], **settings: Any) -> PreTrainedTokenizerFast:
     """Byte-level BPE trained on two sentences."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment] # the stub calls it read-only
-    tokenizer.decoder = decoders.ByteLevel()  # type: ignore[assignment] # as above
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment] # the stub calls it read-only
+    bpe.decoder = decoders.ByteLevel()  # type: ignore[assignment] # as above
     trainer = trainers.BpeTrainer(
         vocab_size=400,
         special_tokens=[AddedToken(token, special=True, normalized=False) for token in special],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(["what colour is the square in the middle?", "the red circle is left of the blue square, so the answer is B."], trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **settings)
+    bpe.train_from_iterator(["what colour is the square in the middle?", "the red circle is left of the blue square, so the answer is B."], trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, **settings)

@@ -230,6 +230,22 @@ def publish(
     typer.echo(f"nothing was sent; the cards are in {run / '.work' / 'publish'}" if dry_run else f"published at {dest}")
 
 
+@app.command(rich_help_panel="Parts of a run")
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="Folder of a checkpoint in the layout of LLaVA-NeXT's authors.", show_default=False)],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write; give it as models.base, or serve it with vLLM.", show_default=False)],
+    vision_tower: Annotated[Path | None, typer.Option(help="Folder of the CLIP model, where SOURCE does not hold its weights.", show_default=False)] = None,
+    template: Annotated[str | None, typer.Option(help="Chat template: llama3, chatml, mistral or vicuna; found by the tokenizer without it.")] = None,
+) -> None:
+    """Turn an original LLaVA-NeXT checkpoint, such as the released Insight-V agents, into one that transformers and vLLM load.
+
+    Nothing is fetched, and no code of the checkpoint runs.
+    """
+    from insightv.models.checkpoints import convert
+
+    _show(str(out), [convert(source, out, vision_tower, template)])
+
+
 @journal.command("stats")
 def journal_stats(place: JournalFolder) -> None:
     """Show by model how many replies stand, and what was asked and paid."""

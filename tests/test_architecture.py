@@ -27,8 +27,8 @@ LAYERS = (
 """From the bottom up. A name stands for a module or for a folder; the longest that fits places a module."""
 
 ALLOWED = {
-    "torch": ("models.vlm", "models.local", "models.decoding", "training", "world.base"),
-    "transformers": ("models.vlm", "models.local", "models.decoding", "training", "world.base"),
+    "torch": ("models.vlm", "models.checkpoints", "models.local", "models.decoding", "training", "world.base"),
+    "transformers": ("models.vlm", "models.checkpoints", "models.local", "models.decoding", "training", "world.base"),
     "peft": ("models.vlm", "models.local", "training"),
     "accelerate": ("training",),
     "trl": (),
@@ -125,7 +125,7 @@ def test_modules_form_no_cycle() -> None:
         (
             "answers",
             "import torch.nn",
-            "answers imports torch.nn, allowed only in models.vlm, models.local, models.decoding, training, world.base",
+            "answers imports torch.nn, allowed only in models.vlm, models.checkpoints, models.local, models.decoding, training, world.base",
         ),
         ("models.endpoint", "from aiohttp import web", "models.endpoint imports aiohttp.web, allowed only in serving, world.teacher"),
         ("", "from insightv.config import UserError", " imports config, which lies above it"),

@@ -41,6 +41,8 @@ class VLM:
     identity: str
     """Hash of weights, adapter and processor, with the precision unless it is float32: what has the same identity answers the same."""
     device: torch.device
+    path: Path
+    """Where it was loaded from."""
     image_tokens: dict[tuple[tuple[int, int], ...], list[int]] = field(default_factory=dict)
     """How many tokens images of a size have, as far as it was found out."""
 
@@ -106,7 +108,7 @@ def load(path: Path, *, adapter: Path | None = None, dtype: str = "float32", dev
 
         model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
     identity = weights_hash(path, adapter) + ("" if dtype == "float32" else f"-{dtype}")
-    return VLM(model.to(place).eval(), processor, identity, place)
+    return VLM(model.to(place).eval(), processor, identity, place, path)
 
 
 def weights_hash(path: Path, adapter: Path | None = None) -> str:

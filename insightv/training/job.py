@@ -10,6 +10,7 @@ import torch
 from pydantic import ValidationError
 
 from insightv.config import TrainConfig, UserError
+from insightv.models import checkpoints
 from insightv.models.vlm import VLM
 from insightv.training.prepared import Rows
 from insightv.training.ranks import is_first, take_gpu
@@ -52,8 +53,7 @@ def finish(vlm: VLM, log: Sequence[Mapping[str, Any]], rows: Rows, dropped: Mapp
 
             save(vlm.model, out)
         else:
-            vlm.model.save_pretrained(out)
-            vlm.processor.save_pretrained(out)
+            checkpoints.save(vlm, out)
         # Nothing that differs between two runs of the same training.
         (out / "log.jsonl").write_text("".join(json.dumps(entry, sort_keys=True) + "\n" for entry in log), encoding="utf-8")
     return {

@@ -13,14 +13,15 @@ from typing import Any, TypeVar
 
 import PIL.Image
 import pytest
-from safetensors.torch import load_file, save_file
 
 from insightv.config import EndpointConfig, GenerateConfig, SamplingConfig
 from insightv.generation.sample import paths
 from insightv.images import encode_png
+from insightv.models import checkpoints
 from insightv.models.chat import Image, Message, Reply, Sampling, Text, text_message
 from insightv.models.endpoint import Endpoint
 from insightv.models.serve import served
+from insightv.models.vlm import load
 from insightv.prompts import generator_messages
 from insightv.records import Chain, Problem
 from insightv.store import ImageStore, Journal
@@ -36,22 +37,14 @@ T = TypeVar("T")
 @pytest.fixture(scope="module", params=["tiny_llava_next", "tiny_qwen"])
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EndpointConfig]:
     """A server of a tiny model, as the rounds of DPO start one."""
-    path: Path = request.getfixturevalue(request.param)
-    if request.param == "tiny_llava_next":
-        _rename_vision(path)
-    else:
-        # The server's own transformers asks for it, though no video is ever sent.
-        (path / "video_preprocessor_config.json").write_text('{"video_processor_type": "Qwen2VLVideoProcessor"}')
+    source: Path = request.getfixturevalue(request.param)
+    if request.param == "tiny_qwen":
+        # A published checkpoint has it. The server's own transformers asks for it, though no video is ever sent.
+        (source / "video_preprocessor_config.json").write_text('{"video_processor_type": "Qwen2VLVideoProcessor"}')
+    path = tmp_path_factory.mktemp("trained")
+    checkpoints.save(load(source), path)
     with served(SERVER, path, None, 300, tmp_path_factory.mktemp("server")) as endpoint:
         yield endpoint
-
-
-def _rename_vision(path: Path) -> None:
-    """Name the vision tower's weights as the server's own code does."""
-    weights = load_file(path / "model.safetensors")
-    save_file(
-        {name.replace("vision_tower.", "vision_tower.vision_model.", 1): value for name, value in weights.items()}, path / "model.safetensors", {"format": "pt"}
-    )
 
 
 @pytest.fixture
