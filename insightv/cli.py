@@ -231,6 +231,20 @@ def publish(
 
 
 @app.command(rich_help_panel="Parts of a run")
+def export(
+    data: Annotated[
+        Path, typer.Argument(metavar="DATA", help="Folder of a data set, such as RUN/reasoning-data; for verl a file of problems.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.", show_default=False)],
+    to: Annotated[Literal["llava", "llama-factory", "ms-swift", "verl"], typer.Option(help="Layout of this trainer; TRL reads DATA as it is.")],
+) -> None:
+    """Write a data set in the layout of another trainer, its images beside it."""
+    from insightv import verbs
+
+    _show(str(out), [verbs.export(data, out, to)])
+
+
+@app.command(rich_help_panel="Parts of a run")
 def convert(
     source: Annotated[Path, typer.Argument(metavar="SOURCE", help="Folder of a checkpoint in the layout of LLaVA-NeXT's authors.", show_default=False)],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write; give it as models.base, or serve it with vLLM.", show_default=False)],

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from insightv import agents
-from insightv.config import Config, EndpointConfig, UserError
+from insightv.config import Config, EndpointConfig, PromptsConfig, UserError
+from insightv.datasets import trainers
 from insightv.datasets.sources import read_problems
 from insightv.images import ImageError, decode
 from insightv.loop import VERBS, needed, plan, row_of
@@ -16,7 +17,7 @@ from insightv.processes import execute
 from insightv.records import Problem
 from insightv.showing import gathered, rendered, saved
 from insightv.stages.context import Context
-from insightv.store import Run, content_hash
+from insightv.store import ImageStore, Run, content_hash
 
 
 def run(config: Config, only: set[str] | None = None, *, retry_failed: bool = False) -> None:
@@ -119,3 +120,19 @@ def ask(run: Path, image: Path, question: str, options: tuple[str, ...] = ()) ->
 
 async def _next(deltas: AsyncIterator[Delta]) -> Delta | None:
     return await anext(deltas, None)
+
+
+def export(data: Path, out: Path, layout: str) -> dict[str, int]:
+    """Write a data set, or for verl a file of problems, in another trainer's layout; returns counts.
+
+    The problems' images and the reasoner's prompt are those of the run that they lie in, else the images beside them and the default prompt.
+    """
+    if layout != "verl":
+        return trainers.export(data, out, layout)
+    if data.suffix != ".jsonl" or not data.is_file():
+        raise UserError(f"verl trains on problems, so give a file of them, such as RUN/problems/train.jsonl, instead of {data}")
+    run = data.parent.parent
+    inside = (run / "config.yaml").is_file()
+    images = ImageStore((run if inside else data.parent) / "images")
+    prompts = saved(run).prompts if inside else PromptsConfig()
+    return trainers.export_verl(read_problems(data), images, prompts, data.stem, out)
