@@ -78,6 +78,30 @@ def check(config: ConfigFile, overrides: Overrides) -> None:
     preflight.demand(rows)
 
 
+@app.command(rich_help_panel="Whole runs")
+def plan(
+    config: ConfigFile,
+    overrides: Overrides,
+    rows: Annotated[
+        list[str],
+        typer.Option(metavar="DATA=N", help="Rows of a data set, as in reasoning-data=200000. May be repeated.", default_factory=list, show_default=False),
+    ],
+    gpu: Annotated[Literal["a100", "h100", "h200", "b200"], typer.Option(help="What the trainings run on; each process has one.")] = "h100",
+    share: Annotated[float, typer.Option(min=0.01, max=1, help="Of the GPU's stated rate in bfloat16 that is reached.")] = 0.35,
+    prompt: Annotated[int, typer.Option(min=1, help="Tokens of a prompt, its image included.")] = 2300,
+    answer: Annotated[int, typer.Option(min=1, help="Tokens of an answer.")] = 400,
+    patches: Annotated[int, typer.Option(min=0, help="Patches of an image that the vision tower sees: LLaVA-NeXT's five tiles of 576.")] = 2880,
+) -> None:
+    """Project rows, tokens, operations, hours and memory of each training of CONFIG; nothing is trained, and no weights are loaded.
+
+    Rows are counted where a data set is built, and assumed to be as many as the settings allow where it is not. `check` projects the teacher's work.
+    """
+    settings = load_config(config, overrides)
+    from insightv import estimates
+
+    _show("Trainings", estimates.project(settings, estimates.Tokens(prompt, answer, patches), gpu, share, estimates.counts(rows)))
+
+
 @app.command("import", rich_help_panel="Parts of a run")
 def import_rows(
     rows: Annotated[str, typer.Argument(help="File, folder of shards, pattern, hub:NAME:CONFIG:SPLIT, or a mixture as YAML.", show_default=False)],

@@ -21,7 +21,7 @@ LAYERS = (
     ("generation", "datasets", "agents", "scale"),
     ("training", "evaluation", "serving"),
     ("world",),
-    ("stages", "plan", "progress", "processes", "preflight", "table", "calibrate", "loop", "showing", "verbs", "child", "results", "publish"),
+    ("stages", "plan", "progress", "processes", "preflight", "estimates", "table", "calibrate", "loop", "showing", "verbs", "child", "results", "publish"),
     ("cli",),
 )
 """From the bottom up. A name stands for a module or for a folder; the longest that fits places a module."""
