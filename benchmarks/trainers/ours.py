@@ -14,6 +14,7 @@ from torch import Tensor
 from benchmarks.trainers.task import Clock, Task, flops, given
 from insightv.config import DpoConfig
 from insightv.models.vlm import VLM, freeze, load
+from insightv.training import attention
 from insightv.training.dpo import dpo_loss
 from insightv.training.packing import Row, answer_logprobs, collate
 from insightv.training.prepared import prepare_rows
@@ -40,6 +41,7 @@ def training(task: Task) -> dict[str, Any]:
         found["prepare"] = (time.process_time() - begun) / len(rows)
         batches = [list(range(at, at + task.batch)) for at in range(0, len(rows), task.batch)]
         if task.kind == "dpo":
+            attention.choose(vlm.model, half=False)
             begun = time.process_time()
             known = {name: sums for batch in log_probabilities(vlm, rows, batches, config) for name, sums in batch.items()}
             found["reference"] = (time.process_time() - begun) / len(rows)
@@ -58,6 +60,7 @@ def group(task: Task) -> dict[str, Any]:
     """Forward and backward pass of N answers, sharing their prompt and as separate rows, by turns."""
     vlm = load(Path(task.model))
     freeze(vlm.model)
+    attention.choose(vlm.model, half=False)
     rows = [_row(vlm, item) for file in sorted(Path(task.data).glob("*.parquet")) for item in pyarrow.parquet.read_table(file).to_pylist()]
     found: dict[str, Any] = {}
     forms = {"shared": [rows[at : at + task.batch] for at in range(0, len(rows), task.batch)]}

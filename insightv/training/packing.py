@@ -12,18 +12,16 @@ from typing import Any
 import torch
 from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from torch.nn.functional import pad
 from torch.utils.checkpoint import checkpoint
 
 from insightv.models.vlm import collate_pixels, positions
+from insightv.training.attention import PADDING, arguments
 
 IGNORED = -100
 """Label of a position that has no loss."""
 CHUNK = 512
 """Positions whose logits over the whole vocabulary exist at once."""
-_PADDING = -1
-"""Segment of the positions behind a row's end."""
 _STRIDE = 16
 """Widths are multiples of this: a library that compiles and keeps a kernel per shape (oneDNN does) then meets few shapes."""
 
@@ -90,7 +88,7 @@ def collate(rows: Sequence[Row], pad_id: int) -> dict[str, Any]:
     return {
         "input_ids": stacked(pad_id, lambda row: row.prompt_ids, lambda _, one: one.ids),
         "labels": stacked(IGNORED, lambda row: [IGNORED] * len(row.prompt_ids), lambda _, one: _labels(one)),
-        "segments": stacked(_PADDING, lambda row: [0] * len(row.prompt_ids), lambda place, one: [place] * len(one.ids)),
+        "segments": stacked(PADDING, lambda row: [0] * len(row.prompt_ids), lambda place, one: [place] * len(one.ids)),
         "offsets": stacked(0, lambda row: [0] * len(row.prompt_ids), lambda _, one: list(range(len(one.ids)))),
         "prompt_lengths": torch.tensor([len(row.prompt_ids) for row in rows]),
         "answers": count,
@@ -148,10 +146,10 @@ def _logprobs(model: nn.Module, batch: Mapping[str, Any], places: Tensor, target
     try:
         output = model(
             input_ids=batch["input_ids"],
-            attention_mask=_attention(inner, batch["segments"], batch["answers"]),
             position_ids=_positions(inner, batch),
             use_cache=False,
             **extra,
+            **arguments(inner, batch["segments"], batch["prompt_lengths"], batch["answers"], batch["longest"]),
         )
     finally:
         del head.forward
@@ -172,21 +170,3 @@ def _positions(model: Any, batch: Mapping[str, Any]) -> Tensor:
     placed = positions(model, batch["input_ids"], torch.ones_like(segments), batch["pixels"])
     first = placed.gather(-1, batch["prompt_lengths"].expand(placed.shape[:-1])[..., None])
     return torch.where(segments > 0, first + batch["offsets"], placed)
-
-
-def _attention(model: Any, segments: Tensor, answers: int) -> Tensor | BlockMask | None:
-    """What each position of a row sees: of what stands before it the prompt and its own answer; in the form that the model's attention takes."""
-    if answers == 1:
-        # Causal attention does it: nothing follows the only answer but padding.
-        return None
-    kind = model.config.get_text_config()._attn_implementation
-
-    def seen(row: Tensor, _: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return (key <= query) & ((segments[row, key] == 0) | (segments[row, key] == segments[row, query]))
-
-    count, width = segments.shape
-    if kind == "flex_attention":
-        return create_block_mask(seen, count, None, width, width, device=segments.device.type)
-    place = torch.arange(width, device=segments.device)
-    mask = seen(torch.arange(count, device=segments.device)[:, None, None, None], place, place[:, None], place)
-    return mask if kind == "sdpa" else torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, torch.finfo(torch.float32).min)

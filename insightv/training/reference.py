@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from insightv.config import DpoConfig, TrainConfig, UserError
 from insightv.files import replacing
 from insightv.models.vlm import VLM, load, weights_hash
-from insightv.training import job
+from insightv.training import attention, job
 from insightv.training.packing import answer_logprobs, collate
 from insightv.training.prepared import Rows, prepare_rows
 from insightv.training.ranks import together
@@ -48,6 +48,7 @@ def score(model: Path, data: Path, out: Path, config: DpoConfig, work: Path, *, 
     """
     work.mkdir(parents=True, exist_ok=True)
     vlm = load(model, adapter=adapter)
+    attention.choose(vlm.model, half=in_bfloat16(config))
     rows, dropped = prepare_rows(vlm, data, config, work, report)
     name, processes = identity(model, adapter, config), together()
     ids, widths = rows.ids, rows.widths.tolist()

@@ -18,6 +18,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerContr
 from insightv.config import TrainConfig, UserError
 from insightv.models.vlm import VLM
 from insightv.store import derive_seed
+from insightv.training import attention
 from insightv.training.packing import collate
 from insightv.training.prepared import Rows
 
@@ -40,9 +41,7 @@ def fit(vlm: VLM, rows: Rows, loss: Loss, config: TrainConfig, work: Path, *, co
     of these are averaged. Progress goes to `work`/progress.jsonl and to `report`.
     """
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    if in_bfloat16(config) and not torch.cuda.is_available():
-        # The backward pass of SDPA in bfloat16 takes half of a step's time on a CPU; plain matrix products make good use of AMX.
-        vlm.model.set_attn_implementation("eager")
+    attention.choose(vlm.model, half=in_bfloat16(config))
     trainer = _Trainer(
         loss,
         model=vlm.model,

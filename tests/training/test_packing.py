@@ -9,7 +9,7 @@ from torch import Tensor
 from benchmarks.models import KINDS
 from insightv.config import LoraConfig
 from insightv.models.vlm import VLM, freeze, load
-from insightv.training import adapters, packing
+from insightv.training import adapters, attention, packing
 from insightv.training.packing import Answer, Row, answer_logprobs, collate
 from insightv.training.rows import encode_row, tokenize_row
 
@@ -72,8 +72,10 @@ def assert_same(got: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
         torch.testing.assert_close(got[name], gradient, atol=1e-5, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
 
 
+@pytest.mark.parametrize("form", ["sdpa", attention.SHARED])
 @pytest.mark.parametrize("count", [1, 2, 8])
-def test_answers_that_share_their_prompt_get_what_each_gets_alone(count: int, vlm: VLM, groups: Callable[..., list[Row]]) -> None:
+def test_answers_that_share_their_prompt_get_what_each_gets_alone(form: str, count: int, vlm: VLM, groups: Callable[..., list[Row]]) -> None:
+    vlm.model.set_attn_implementation({"text_config": form})
     rows = groups(vlm, count)
     packed = answer_logprobs(vlm.model, collate(rows, vlm.tokenizer.pad_token_id))
     alone = separately(vlm, rows)
@@ -88,18 +90,18 @@ def test_answers_that_share_their_prompt_get_what_each_gets_alone(count: int, vl
     assert_same(gradients(vlm.model, weighted(packed.sums)), gradients(vlm.model, weighted(expected_sums)))
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("form", ["sdpa", "eager", attention.SHARED])
 @pytest.mark.parametrize("lora", [False, True])
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_gradients_do_not_depend_on_attention_adapter_or_checkpointing(
-    attention: str, lora: bool, checkpointing: bool, vlm: VLM, groups: Callable[..., list[Row]]
+    form: str, lora: bool, checkpointing: bool, vlm: VLM, groups: Callable[..., list[Row]]
 ) -> None:
     torch.manual_seed(0)
     freeze(vlm.model)
     model = adapters.add(vlm.model, LoraConfig(r=2)) if lora else vlm.model
     rows = groups(vlm, 2)
     expected = gradients(model, weighted(torch.stack([one.sum() for one in separately(vlm, rows, model)])))
-    vlm.model.set_attn_implementation(attention)
+    vlm.model.set_attn_implementation({"text_config": form})
     if checkpointing:
         model.train()
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
