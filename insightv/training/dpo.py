@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from scipy.stats import binomtest
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
@@ -62,7 +64,21 @@ def train(
     rows, dropped = prepare_rows(vlm, data, config, work, report)
     known = reference.read(scores, reference.identity(reference_model, reference_adapter, config), rows)
     log = fit(vlm, rows, dpo_loss(config, known), config, work, count_tokens=False, report=report)
-    return job.finish(vlm, log, rows, dropped, out)
+    return job.finish(vlm, log, rows, dropped, out) | length_bias(rows.loss_tokens)
+
+
+def length_bias(tokens: np.ndarray[Any, np.dtype[np.int64]]) -> dict[str, Any]:
+    """How much of the pairs [n, 2] a rule that only counts tokens would get right: what a policy may learn instead of reasoning.
+
+    `chosen_longer` is the share of pairs, of those whose sides differ in length, whose chosen side is the longer one; `length_bias` says whether its
+    95% interval (Wilson) leaves a half out: `longer`, `shorter`, or `none seen`.
+    """
+    longer, differing = int((tokens[:, 0] > tokens[:, 1]).sum()), int((tokens[:, 0] != tokens[:, 1]).sum())
+    if not differing:
+        return {"length_bias": "none seen"}
+    interval = binomtest(longer, differing).proportion_ci(method="wilson")
+    seen = "longer" if interval.low > 0.5 else "shorter" if interval.high < 0.5 else "none seen"
+    return {"chosen_longer": longer / differing, "chosen_longer_low": interval.low, "chosen_longer_high": interval.high, "length_bias": seen}
 
 
 def _metrics(sums: Tensor, counts: Tensor, ratios: Tensor, rewards: Tensor, margins: Tensor) -> dict[str, Tensor]:

@@ -43,7 +43,7 @@ _COLUMNS = pa.schema(
         "images": pa.list_(pa.list_(pa.int64())),
         "length": pa.int64(),
         "width": pa.int64(),
-        "loss_tokens": pa.int64(),
+        "loss_tokens": pa.list_(pa.int64()),
         "digest": pa.string(),
     }
 )
@@ -97,8 +97,8 @@ class Rows(Dataset[Row]):
 
     @property
     def loss_tokens(self) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Tokens of each row that have loss."""
-        return self._column("loss_tokens")
+        """[rows, answers] tokens that have loss."""
+        return np.array(self._table["loss_tokens"].to_pylist())[self._order]
 
     @property
     def digests(self) -> list[str]:
@@ -230,7 +230,7 @@ def _entry(vlm: VLM, item: dict[str, Any], images: _Images) -> dict[str, Any]:
         "images": [list(place) for place, _ in placed],
         "length": prompt + max(map(len, answers)),
         "width": prompt + sum(map(len, answers)),
-        "loss_tokens": sum(map(sum, masks)),
+        "loss_tokens": list(map(sum, masks)),
         "digest": content_hash([row.prompt, answers, masks, [digest(data) for data in row.images]]),
     }
 

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from insightv.config import DpoConfig
 from insightv.models.chat import Image as ImagePart
@@ -84,5 +84,24 @@ def test_label_smoothing_and_the_likelihood_term_are_those_of_the_formula(
 
 def test_the_vision_tower_keeps_its_bytes(tiny_llava: Path, rows: Callable[..., Any], save: Callable[..., Path], tmp_path: Path) -> None:
     dpo.train(tiny_llava, save(rows(3, pairs=True)), tmp_path / "out", settings(), tmp_path / "work")
-    before, after = (load_file(folder / "model.safetensors") for folder in (tiny_llava, tmp_path / "out"))
+    before, after = (load(folder).model.state_dict() for folder in (tiny_llava, tmp_path / "out"))
     assert {name for name in before if not torch.equal(before[name], after[name])} == {name for name in before if "vision_tower" not in name}
+
+
+@pytest.mark.parametrize(
+    ("longer", "shorter", "equal", "seen"), [(40, 12, 5, "longer"), (12, 40, 0, "shorter"), (14, 12, 3, "none seen"), (0, 0, 4, "none seen")]
+)
+def test_pairs_that_a_count_of_tokens_would_tell_apart_are_reported(longer: int, shorter: int, equal: int, seen: str) -> None:
+    told = dpo.length_bias(np.array([[9, 3]] * longer + [[3, 9]] * shorter + [[5, 5]] * equal))
+    assert told["length_bias"] == seen
+    if longer:
+        assert told["chosen_longer"] == longer / (longer + shorter)
+        assert told["chosen_longer_low"] < told["chosen_longer"] < told["chosen_longer_high"]
+
+
+def test_a_training_reports_the_lengths_of_its_pairs(tiny_llava: Path, rows: Callable[..., Any], save: Callable[..., Path], tmp_path: Path) -> None:
+    data = rows(8, pairs=True)
+    told = dpo.train(tiny_llava, save(data), tmp_path / "out", settings(max_steps=1), tmp_path / "work")
+    vlm = load(tiny_llava)
+    lengths = [[len(vlm.tokenizer(row[side][0]["content"][0]["text"])["input_ids"]) for side in ("chosen", "rejected")] for row in data]
+    assert told["chosen_longer"] == sum(chosen > rejected for chosen, rejected in lengths) / sum(chosen != rejected for chosen, rejected in lengths)

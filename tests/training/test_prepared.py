@@ -46,7 +46,7 @@ def test_rows_come_back_and_their_lengths_are_known_before_an_image_is_prepared(
     assert len(got) == 7 and dropped == {} and got.ids == [row.row_id for row in expected]
     assert got.lengths.tolist() == [row.length for row in expected]
     assert got.widths.tolist() == [row.width for row in expected]
-    assert got.loss_tokens.tolist() == [sum(sum(answer.mask) for answer in row.answers) for row in expected]
+    assert got.loss_tokens.tolist() == [[sum(answer.mask) for answer in row.answers] for row in expected]
     assert got.pictured.tolist() == [True] * 6 + [False]
     for index in (3, 0, 6, 4, 5, 2, 1):
         assert_same(got[index], expected[index])
