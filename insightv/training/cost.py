@@ -71,7 +71,11 @@ def shape_of(path: Path) -> Shape:
     if not (path / "config.json").is_file():
         raise UserError(f"no model at {path}: config.json is missing; give the folder of a checkpoint in transformers' layout")
     with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(path, local_files_only=True))
+        return shape_of_model(AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(path, local_files_only=True)))
+
+
+def shape_of_model(model: Any) -> Shape:
+    """A model's sizes."""
     named = dict(model.named_parameters())
     text, vision = model.config.get_text_config(), model.config.vision_config
     head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
