@@ -244,6 +244,8 @@ class TrainConfig(Settings):
     seed: int = 0
     processes: int = Field(1, ge=1)
     """More than one trains under torchrun on this machine."""
+    trainer: Literal["insightv", "trl"] = "insightv"
+    """Our own, or TRL's on the same data, which computes prompt, image and reference again for each answer."""
     arguments: dict[str, Any] = {}
 
 

@@ -118,12 +118,15 @@ def _dpo_round(steps: Plan, c: Config, t: int, policy: str) -> str:
     reference = {"previous": policy, "initial": "reasoner", "base": "base"}[c.dpo.reference]
     precise = [c.dpo.dtype, c.dpo.batch_size, c.dpo.max_length]
     scoring = partial(trainings.score_reference, data=data, reference=reference)
-    steps.add(scores, tuple(dict.fromkeys(("base", data, reference))), scoring, precise, apart=True)
-    training = partial(trainings.train_dpo, data=data, policy=policy, reference=reference, scores=scores)
+    # TRL keeps a reference of its own.
+    stored = (scores,) if c.dpo.trainer == "insightv" else ()
+    if stored:
+        steps.add(scores, tuple(dict.fromkeys(("base", data, reference))), scoring, precise, apart=True)
+    training = partial(trainings.train_dpo, data=data, policy=policy, reference=reference, scores=scores if stored else None)
     # What made the pairs is in the data already: another round, say, leaves the earlier ones as they are.
     made = {"rounds", "n", "problems", "sampling", "server", "server_timeout", "pairs_from"}
     settings = trainings.seeded(c, c.dpo).model_dump(mode="json", exclude=made)
-    steps.add(name, tuple(dict.fromkeys(("base", data, policy, reference, scores))), training, settings, apart=True)
+    steps.add(name, tuple(dict.fromkeys(("base", data, policy, reference, *stored))), training, settings, apart=True)
     return name
 
 

@@ -31,7 +31,7 @@ ALLOWED = {
     "transformers": ("models.vlm", "models.checkpoints", "models.local", "models.decoding", "training", "world.base"),
     "peft": ("models.vlm", "models.local", "training"),
     "accelerate": ("training",),
-    "trl": (),
+    "trl": ("training.with_trl",),
     "huggingface_hub": ("publish",),
     "ray": ("scale.cluster",),
     "aiohttp.web": ("serving", "world.teacher"),

@@ -34,12 +34,12 @@ def score_reference(context: Context, work: Path, data: str, reference: str) -> 
     return _train(context, work, "reference", context.config.dpo, paths)
 
 
-def train_dpo(context: Context, work: Path, data: str, policy: str, reference: str, scores: str) -> Summary:
+def train_dpo(context: Context, work: Path, data: str, policy: str, reference: str, scores: str | None) -> Summary:
     """One round of DPO: the policy M_t becomes M_t+1."""
     model, adapter = context.model(policy)
     reference_model, reference_adapter = context.model(reference)
     models = {"model": model, "adapter": adapter, "reference_model": reference_model, "reference_adapter": reference_adapter}
-    paths = {**models, "data": context.run.folder / data, "scores": context.run.folder / scores}
+    paths = {**models, "data": context.run.folder / data, "scores": context.run.folder / scores if scores else None}
     return _train(context, work, "dpo", seeded(context.config, context.config.dpo), paths)
 
 

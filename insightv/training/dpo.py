@@ -57,13 +57,18 @@ def train(
     """
     if reference_model is None:
         reference_model, reference_adapter = model, adapter
-    if scores is None:
+    if scores is None and config.trainer == "insightv":
         scores = work / "reference"
         reference.score(reference_model, data, scores, config, scores, adapter=reference_adapter, report=report)
     vlm = prepare(model, config, adapter)
     rows, dropped = prepare_rows(vlm, data, config, work, report)
-    known = reference.read(scores, reference.identity(reference_model, reference_adapter, config), rows)
-    log = fit(vlm, rows, dpo_loss(config, known), config, work, count_tokens=False, report=report)
+    if scores is None:
+        from insightv.training import with_trl
+
+        log = with_trl.dpo(vlm, data, rows, config, work, report, reference_model, reference_adapter)
+    else:
+        known = reference.read(scores, reference.identity(reference_model, reference_adapter, config), rows)
+        log = fit(vlm, rows, dpo_loss(config, known), config, work, count_tokens=False, report=report)
     return job.finish(vlm, log, rows, dropped, out) | length_bias(rows.loss_tokens)
 
 
@@ -76,9 +81,9 @@ def length_bias(tokens: np.ndarray[Any, np.dtype[np.int64]]) -> dict[str, Any]:
     longer, differing = int((tokens[:, 0] > tokens[:, 1]).sum()), int((tokens[:, 0] != tokens[:, 1]).sum())
     if not differing:
         return {"length_bias": "none seen"}
-    interval = binomtest(longer, differing).proportion_ci(method="wilson")
-    seen = "longer" if interval.low > 0.5 else "shorter" if interval.high < 0.5 else "none seen"
-    return {"chosen_longer": longer / differing, "chosen_longer_low": interval.low, "chosen_longer_high": interval.high, "length_bias": seen}
+    low, high = map(float, binomtest(longer, differing).proportion_ci(method="wilson"))
+    seen = "longer" if low > 0.5 else "shorter" if high < 0.5 else "none seen"
+    return {"length_bias": seen, "chosen_longer": {"share": longer / differing, "low": low, "high": high}}
 
 
 def _metrics(sums: Tensor, counts: Tensor, ratios: Tensor, rewards: Tensor, margins: Tensor) -> dict[str, Tensor]:

@@ -29,6 +29,7 @@ Loss = Callable[[nn.Module, Mapping[str, Any], Tensor | None], tuple[Tensor, dic
 
 COMPLETE = "complete"
 """File that a checkpoint gets when all else of it is written; without it the checkpoint does not count."""
+_ORDERED = {"num_train_epochs": 1, "max_steps": -1, "train_sampling_strategy": "sequential"}
 _GROUP = 32
 """Steps whose rows are sorted by length together."""
 
@@ -42,18 +43,25 @@ def fit(vlm: VLM, rows: Rows, loss: Loss, config: TrainConfig, work: Path, *, co
     """
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     attention.choose(vlm.model, half=in_bfloat16(config))
-    trainer = _Trainer(
+    loop = _Trainer(
         loss,
         model=vlm.model,
-        args=_arguments(config, work, processes, unused=not rows.pictured.all()),
+        # The order of the rows already holds all epochs.
+        args=arguments_of(TrainingArguments, settings_of(config, work, unused=not rows.pictured.all()) | _ORDERED),
         train_dataset=Subset(rows, _order(rows.widths.tolist(), config, processes)),
         data_collator=lambda batch: collate(batch, vlm.tokenizer.pad_token_id),
-        callbacks=[_Marker(), _Watcher(work, report)],
     )
-    trainer.remove_callback(PrinterCallback)
-    trainer.model_accepts_loss_kwargs = count_tokens
-    trainer.train(resume_from_checkpoint=_last_checkpoint(work, first=trainer.is_world_process_zero()))
-    return [entry for entry in trainer.state.log_history if "loss" in entry]
+    loop.model_accepts_loss_kwargs = count_tokens
+    return trained(loop, work, report)
+
+
+def trained(loop: Trainer, work: Path, report: Report | None) -> list[dict[str, Any]]:
+    """Let a loop run from its last complete checkpoint to its end; returns its log, one entry per logged step."""
+    loop.remove_callback(PrinterCallback)
+    loop.add_callback(_Marker())
+    loop.add_callback(_Watcher(work, report))
+    loop.train(resume_from_checkpoint=_last_checkpoint(work, first=loop.is_world_process_zero()))
+    return [entry for entry in loop.state.log_history if "loss" in entry]
 
 
 def in_bfloat16(config: TrainConfig) -> bool:
@@ -69,8 +77,21 @@ def processor_has_bfloat16() -> bool:
     return any(able.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
 
 
-class _Trainer(Trainer):
-    """The library's loop with our loss."""
+class Loop(Trainer):
+    """The library's loop, which finds a checkpoint's weights again."""
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        own: Any = self.model if model is None else model
+        if hasattr(own, "peft_config"):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        # `save_pretrained` writes these classes' tensors under older names. The library's resume looks for the newer ones, finds none, warns,
+        # and goes on from the initial weights.
+        own.load_state_dict(type(own).from_pretrained(resume_from_checkpoint, dtype=own.dtype).state_dict())
+
+
+class _Trainer(Loop):
+    """With our loss."""
 
     def __init__(self, loss: Loss, **rest: Any) -> None:
         super().__init__(**rest)
@@ -85,15 +106,6 @@ class _Trainer(Trainer):
         # DDP averages gradients over processes, but the tokens were counted over all of them.
         scale = self.accelerator.num_processes if tokens is not None else 1
         return (loss * scale, None) if return_outputs else loss * scale
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        own: Any = self.model if model is None else model
-        if hasattr(own, "peft_config"):
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-            return
-        # `save_pretrained` writes these classes' tensors under older names. The library's resume looks for the newer ones, finds none, warns,
-        # and goes on from the initial weights.
-        own.load_state_dict(type(own).from_pretrained(resume_from_checkpoint, dtype=own.dtype).state_dict())
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         for name in self._metrics[0] if self._metrics else ():
@@ -175,11 +187,13 @@ def loader_workers(config: TrainConfig) -> int:
     return int(config.arguments.get("dataloader_num_workers", 4 if torch.cuda.is_available() else 0))
 
 
-def _arguments(config: TrainConfig, work: Path, processes: int, *, unused: bool) -> TrainingArguments:
-    gpu = torch.cuda.is_available()
-    settings: dict[str, Any] = {
+def settings_of(config: TrainConfig, work: Path, *, unused: bool) -> dict[str, Any]:
+    """A config as arguments of the library's loop; `unused` says that some batches leave parameters without a gradient."""
+    gpu, processes = torch.cuda.is_available(), int(os.environ.get("WORLD_SIZE", "1"))
+    return {
         "output_dir": str(work),
-        "num_train_epochs": 1,
+        "num_train_epochs": config.epochs,
+        "max_steps": config.max_steps,
         "per_device_train_batch_size": config.batch_size,
         "learning_rate": config.learning_rate,
         "warmup_steps": config.warmup,
@@ -190,7 +204,6 @@ def _arguments(config: TrainConfig, work: Path, processes: int, *, unused: bool)
         "save_total_limit": 2,
         "logging_steps": 1,
         "seed": config.seed,
-        "train_sampling_strategy": "sequential",
         "remove_unused_columns": False,
         "report_to": "none",
         "disable_tqdm": True,
@@ -200,9 +213,14 @@ def _arguments(config: TrainConfig, work: Path, processes: int, *, unused: bool)
         # A text-only batch leaves the projector unused, and a trained vision tower has layers behind the one whose features are taken.
         "ddp_find_unused_parameters": unused or "vision" in config.train,
         **({"ddp_backend": "gloo"} if processes > 1 and not gpu else {}),
+        **config.arguments,
     }
+
+
+def arguments_of(kind: type[TrainingArguments], settings: Mapping[str, Any]) -> TrainingArguments:
+    """The library's arguments; what it does not take is a `UserError`."""
     try:
-        return TrainingArguments(**(settings | config.arguments))
+        return kind(**settings)
     except (TypeError, ValueError) as error:
         raise UserError(f"training arguments: {' '.join(str(error).split())}") from None
 

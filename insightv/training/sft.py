@@ -33,7 +33,12 @@ def train(model: Path, data: Path, out: Path, config: TrainConfig, work: Path, *
     work.mkdir(parents=True, exist_ok=True)
     vlm = prepare(model, config, adapter)
     rows, dropped = prepare_rows(vlm, data, config, work, report)
-    log = fit(vlm, rows, sft_loss, config, work, count_tokens=True, report=report)
+    if config.trainer == "trl":
+        from insightv.training import with_trl
+
+        log = with_trl.sft(vlm, data, rows, config, work, report)
+    else:
+        log = fit(vlm, rows, sft_loss, config, work, count_tokens=True, report=report)
     return job.finish(vlm, log, rows, dropped, out)
 
 
