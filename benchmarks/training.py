@@ -26,15 +26,19 @@ from benchmarks.trainers.task import Task, write_data
 from insightv.models.chat import Image, Message, Text
 from insightv.models.vlm import encode, load
 
-SIZES = {
-    "hidden_size": 256,
-    "intermediate_size": 704,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 4,
-    "vocab_size": 1024,
+SIZES: dict[str, dict[str, int]] = {
+    "tiny": {},
+    "small": {
+        "hidden_size": 256,
+        "intermediate_size": 704,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "vocab_size": 1024,
+    },
 }
-"""Of the language models: 3.5 million weights, of which the head has 7%, as it has in an 8B model."""
+"""Of the language models. Tiny: 0.2 million weights, where a trainer's own work shows; small: 3.5 million, most of the time in products, the head 7% of
+them, as in an 8B model."""
 PROMPT, ANSWER = 290, 50
 CURVE = [(ratio, answers) for ratio in (1, 2, 4, 6, 10) for answers in (1, 2, 4, 8, 16)]
 BEGIN, END = "<!-- training:begin -->", "<!-- training:end -->"
@@ -61,7 +65,7 @@ def main() -> None:
     """Measure, print the section, and write what was asked for."""
     given = _arguments()
     with tempfile.TemporaryDirectory() as folder:
-        lines = [line for kind in given.models for line in compared(kind, Path(folder), given.repeats, given.steps)]
+        lines = [line for size in given.sizes for kind in given.models for line in compared(kind, size, Path(folder), given.repeats, given.steps)]
         curve = [(*point, *curved(*point, Path(folder), given.steps)) for point in CURVE] if given.curve else []
     text = section(lines, curve, given.plot)
     print(text)
@@ -74,35 +78,36 @@ def main() -> None:
         given.write.write_text(f"{head}{BEGIN}\n{text}{END}{tail}", encoding="utf-8")
 
 
-def compared(kind: str, folder: Path, repeats: int, steps: int) -> Iterator[Line]:
+def compared(kind: str, size: str, folder: Path, repeats: int, steps: int) -> Iterator[Line]:
     """The claims about one class of model."""
-    model = models.save(kind, folder / kind, **SIZES)
-    tasks = {name: _task(model, folder / f"{kind}-{name}", name, steps) for name in ("dpo", "sft", "group")}
+    called = f"{size} {kind}"
+    model = models.save(kind, folder / called, **SIZES[size])
+    tasks = {name: _task(model, folder / f"{called}-{name}", name, steps) for name in ("dpo", "sft", "group")}
     runs = [(trainer, name) for name in tasks for trainer in ("ours", "trl") if not (trainer == "trl" and name == "group")]
     found: dict[tuple[str, str], list[Found]] = {run: [] for run in runs}
     for repeat in range(repeats):
         for trainer, name in runs:
             found[trainer, name].append(run(trainer, tasks[name]))
-            print(f"{repeat} {kind} {name} {trainer}: {json.dumps(found[trainer, name][-1])}", flush=True)
+            print(f"{repeat} {called} {name} {trainer}: {json.dumps(found[trainer, name][-1])}", flush=True)
     ours, theirs = found["ours", "dpo"], found["trl", "dpo"]
     flops = theirs[0]["step_flops"]
     yield Line(
-        f"{kind}: DPO, TRL",
+        f"{called}: DPO, TRL",
         [b["step"] / (a["step"] + a["reference"] + a["prepare"]) for a, b in zip(ours, theirs, strict=True)],
         flops / (ours[0]["step_flops"] + ours[0]["reference_flops"]),
     )
     yield Line(
-        f"{kind}: DPO with stored log-probabilities of the reference, TRL",
+        f"{called}: DPO with stored log-probabilities of the reference, TRL",
         [b["step"] / (a["step"] + a["prepare"]) for a, b in zip(ours, theirs, strict=True)],
         flops / ours[0]["step_flops"],
     )
     groups = found["ours", "group"]
     yield Line(
-        f"{kind}: group of 8, separate rows", [one["separate"] / one["shared"] for one in groups], groups[0]["separate_flops"] / groups[0]["shared_flops"]
+        f"{called}: group of 8, separate rows", [one["separate"] / one["shared"] for one in groups], groups[0]["separate_flops"] / groups[0]["shared_flops"]
     )
     ours, theirs = found["ours", "sft"], found["trl", "sft"]
     yield Line(
-        f"{kind}: SFT, TRL",
+        f"{called}: SFT, TRL",
         [b["step"] / (a["step"] + a["prepare"]) for a, b in zip(ours, theirs, strict=True)],
         theirs[0]["step_flops"] / ours[0]["step_flops"],
     )
@@ -110,9 +115,9 @@ def compared(kind: str, folder: Path, repeats: int, steps: int) -> Iterator[Line
 
 def curved(ratio: int, answers: int, folder: Path, steps: int) -> tuple[float, float]:
     """Separate over shared, measured and predicted, for a prompt so many times as long as each of so many answers."""
-    model = folder / "llava_next"
+    model = folder / "curve"
     if not model.exists():
-        models.save("llava_next", model, **SIZES)
+        models.save("llava_next", model, **SIZES["small"])
     prompt = max(60, PROMPT if ratio >= 4 else 50 * ratio)
     found = run("ours", _task(model, folder / f"curve-{ratio}-{answers}", "group", max(2, steps // 3), prompt, max(2, prompt // ratio), answers, 1))
     measured, predicted = found["separate"] / found["shared"], found["separate_flops"] / found["shared_flops"]
@@ -173,7 +178,7 @@ def section(lines: Sequence[Line], curve: Sequence[tuple[int, int, float, float]
             cells = [f"{measured:.2f} ({predicted:.2f})" for at, _, measured, predicted in curve if at == ratio]
             rows.append(f"| {ratio}:1 | " + " | ".join(cells) + " |")
         head = "| prompt : answer | " + " | ".join(f"N = {count}" for count in counts) + " |\n| --- |" + " --- |" * len(counts)
-        parts.append(f"Separate rows over shared ones, measured (by counted operations), LLaVA-NeXT:\n\n{head}\n" + "\n".join(rows) + "\n")
+        parts.append(f"Separate rows over shared ones, measured (by counted operations), small LLaVA-NeXT:\n\n{head}\n" + "\n".join(rows) + "\n")
         if plot:
             parts.append(f"![How many times as long separate rows take]({plot.name})\n")
     return "\n".join(parts)
@@ -209,6 +214,7 @@ def _processor() -> str:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="*", choices=list(models.KINDS), default=["llava_next", "qwen2_5_vl"])
+    parser.add_argument("--sizes", nargs="*", choices=list(SIZES), default=list(SIZES))
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--steps", type=int, default=12, help="measured in each run, after three that are not")
     parser.add_argument("--curve", action="store_true", help="also measure the ratios 1:1 to 10:1 with 1 to 16 answers")
