@@ -70,15 +70,21 @@ class AnswerLogprobs:
     """[B, N] tokens with loss."""
 
 
-def collate(rows: Sequence[Row], pad_id: int) -> dict[str, Any]:
+def collate(rows: Sequence[Row], pad_id: int, spare: Row | None = None) -> dict[str, Any]:
     """Make one right-padded batch of B rows that have the same number N of answers.
 
     Gives int64 `input_ids`, `labels` (unshifted, -100 without loss), `segments` (0 the prompt, k the k-th answer, -1 padding) and `offsets` (place
     of a token within its answer), all [B, L]; `prompt_lengths` [B], `answers` = N, `longest` = T, `row_ids`, and `pixels` of each row once.
+
+    Where no row has an image, `spare`, which has one, is added as a row that counts for nothing: processes that share a model must all use its
+    vision tower in every step, or wait for each other for ever.
     """
-    count = len(rows[0].answers)
+    count, ids = len(rows[0].answers), [row.row_id for row in rows]
     if any(len(row.answers) != count for row in rows):
         raise ValueError("rows of one batch must have the same number of answers")
+    if spare and not any(row.pixels for row in rows):
+        silent = Answer(spare.answers[0].ids[:1], [0])
+        rows = [*rows, Row(spare.row_id, spare.prompt_ids, spare.pixels, [silent] * count)]
     width = -(-max(row.width for row in rows) // _STRIDE) * _STRIDE
 
     def stacked(fill: int, prompt: Callable[[Row], list[int]], answer: Callable[[int, Answer], list[int]]) -> Tensor:
@@ -93,7 +99,7 @@ def collate(rows: Sequence[Row], pad_id: int) -> dict[str, Any]:
         "prompt_lengths": torch.tensor([len(row.prompt_ids) for row in rows]),
         "answers": count,
         "longest": max(len(answer.ids) for row in rows for answer in row.answers),
-        "row_ids": [row.row_id for row in rows],
+        "row_ids": ids,
         "pixels": collate_pixels([row.pixels for row in rows if row.pixels]),
     }
 
@@ -113,10 +119,17 @@ def answer_logprobs(model: nn.Module, batch: Mapping[str, Any]) -> AnswerLogprob
     starts, within = batch["prompt_lengths"][rows], offsets[rows, columns]
     # An answer's first token is predicted at the prompt's last position, wherever in the row the answer stands.
     before = torch.where(within == 0, starts - 1, columns - 1)
-    chosen = _logprobs(model, batch, rows * labels.shape[1] + before, labels[rows, columns])
-    count, width = batch["answers"], batch["longest"]
+    places, targets = rows * labels.shape[1] + before, labels[rows, columns]
+    real, count, width = len(batch["row_ids"]), batch["answers"], batch["longest"]
+    if real < len(labels):
+        # What the spare row says at its prompt's end, times nothing: it counts for nothing, and yet all parameters have a gradient.
+        end = real * labels.shape[1] + batch["prompt_lengths"][real:] - 1
+        chosen = _logprobs(model, batch, torch.cat([places, end]), torch.cat([targets, torch.zeros_like(end)]))
+        chosen = chosen[:-1] + 0 * chosen[-1]
+    else:
+        chosen = _logprobs(model, batch, places, targets)
     place = (rows * count + segments[rows, columns] - 1, within)
-    tokens = chosen.new_zeros(len(labels) * count, width).index_put(place, chosen)
+    tokens = chosen.new_zeros(real * count, width).index_put(place, chosen)
     mask = torch.zeros_like(tokens, dtype=torch.bool).index_put(place, torch.ones_like(rows, dtype=torch.bool))
     return AnswerLogprobs(tokens, mask, tokens.sum(1).view(-1, count), mask.sum(1).view(-1, count))
 

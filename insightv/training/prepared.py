@@ -111,6 +111,14 @@ class Rows(Dataset[Row]):
         lengths: np.ndarray[Any, np.dtype[np.int64]] = pa.compute.list_value_length(self._table["images"]).to_numpy()
         return lengths[self._order] > 0
 
+    @property
+    def spare(self) -> Row | None:
+        """The narrowest row with an image, where others have none; see `packing.collate`."""
+        pictured = np.flatnonzero(self.pictured)
+        if len(pictured) in (0, len(self)):
+            return None
+        return self[int(pictured[self.widths[pictured].argmin()])]
+
     def _column(self, name: str) -> np.ndarray[Any, Any]:
         values: np.ndarray[Any, Any] = self._table[name].to_numpy()
         return values[self._order]

@@ -5,6 +5,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from math import ceil
 from pathlib import Path
 from random import Random
@@ -43,13 +44,14 @@ def fit(vlm: VLM, rows: Rows, loss: Loss, config: TrainConfig, work: Path, *, co
     """
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     attention.choose(vlm.model, half=in_bfloat16(config))
+    gather = partial(collate, pad_id=vlm.tokenizer.pad_token_id, spare=rows.spare if processes > 1 else None)
     loop = _Trainer(
         loss,
         model=vlm.model,
         # The order of the rows already holds all epochs.
-        args=arguments_of(TrainingArguments, settings_of(config, work, unused=not rows.pictured.all()) | _ORDERED),
+        args=arguments_of(TrainingArguments, settings_of(config, work, unused=not rows.pictured.any()) | _ORDERED),
         train_dataset=Subset(rows, _order(rows.widths.tolist(), config, processes)),
-        data_collator=lambda batch: collate(batch, vlm.tokenizer.pad_token_id),
+        data_collator=gather,
     )
     loop.model_accepts_loss_kwargs = count_tokens
     return trained(loop, work, report)
@@ -210,7 +212,7 @@ def settings_of(config: TrainConfig, work: Path, *, unused: bool) -> dict[str, A
         "use_cpu": not gpu,
         "dataloader_pin_memory": gpu,
         "dataloader_num_workers": loader_workers(config),
-        # A text-only batch leaves the projector unused, and a trained vision tower has layers behind the one whose features are taken.
+        # A trained vision tower has layers behind the one whose features are taken.
         "ddp_find_unused_parameters": unused or "vision" in config.train,
         **({"ddp_backend": "gloo"} if processes > 1 and not gpu else {}),
         **config.arguments,

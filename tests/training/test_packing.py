@@ -8,7 +8,7 @@ from torch import Tensor
 
 from benchmarks.models import KINDS
 from insightv.config import LoraConfig
-from insightv.models.vlm import VLM, freeze, load
+from insightv.models.vlm import VLM, freeze, load, parts
 from insightv.training import adapters, attention, packing
 from insightv.training.packing import Answer, Row, answer_logprobs, collate
 from insightv.training.rows import encode_row, tokenize_row
@@ -186,6 +186,24 @@ def test_in_bfloat16_sharing_errs_no_more_than_separate_rows_do(vlm: VLM, groups
             packed = answer_logprobs(vlm.model, collate(rows, 0)).sums.flatten()
     errors = [(sums.float() - exact).square().mean().sqrt().item() for sums in (packed, alone)]
     assert 0 < errors[0] <= 1.5 * errors[1]
+
+
+def test_a_spare_row_uses_the_vision_tower_and_counts_for_nothing(vlm: VLM, groups: Callable[..., list[Row]]) -> None:
+    pictured, _, plain = groups(vlm, 2)
+    expected = answer_logprobs(vlm.model, collate([plain], 0))
+    gradient = gradients(vlm.model, weighted(expected.sums))
+    batch = collate([plain], 0, spare=pictured)
+    got = answer_logprobs(vlm.model, batch)
+    assert got.sums.shape == (1, 2) and got.tokens.shape == expected.tokens.shape and batch["row_ids"] == [plain.row_id]
+    assert int((batch["labels"] != -100).sum()) == int(expected.counts.sum())
+    torch.testing.assert_close(got.sums, expected.sums, atol=1e-4, rtol=0)
+    used = gradients(vlm.model, weighted(got.sums))
+    projector = [name for name in used if name in parts(vlm.model)["projector"]]
+    assert projector and not any(used[name].any() for name in projector) and not any(name in gradient for name in projector)
+    for name, value in gradient.items():
+        torch.testing.assert_close(used[name], value, atol=1e-5, rtol=0)
+    # Where a row has an image, none is added.
+    assert len(collate([pictured, plain], 0, spare=pictured)["input_ids"]) == 2
 
 
 def test_rows_with_different_numbers_of_answers_are_refused() -> None:
