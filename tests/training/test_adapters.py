@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.models import KINDS
 from insightv.config import LoraConfig, TrainConfig, UserError
 from insightv.models.vlm import VLM, load
 from insightv.training import adapters, sft, start
@@ -18,14 +19,14 @@ def sums(vlm: VLM, model: Any, data: list[dict[str, Any]]) -> list[float]:
         return answer_logprobs(model, collate(rows, vlm.tokenizer.pad_token_id)).sums.flatten().tolist()
 
 
-@pytest.mark.parametrize("model", ["tiny_llava", "tiny_llava_next", "tiny_qwen"])
-def test_a_new_adapter_sits_on_the_language_layers_only_and_changes_nothing(model: str, request: pytest.FixtureRequest, rows: Callable[..., Any]) -> None:
-    vlm = load(request.getfixturevalue(model))
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_new_adapter_sits_on_the_language_layers_only_and_changes_nothing(kind: str, tiny: Callable[[str], Path], rows: Callable[..., Any]) -> None:
+    vlm = load(tiny(kind))
     before = sums(vlm, vlm.model, rows(2))
     wrapped = adapters.add(vlm.model, LoraConfig(r=2))
     trained = [name for name, parameter in wrapped.named_parameters() if parameter.requires_grad]
     assert len(trained) == 2 * 7 * 2
-    assert all(".language_model.layers." in name and "lora_" in name for name in trained)
+    assert all(".language_model.layers." in name or ".text_model.layers." in name for name in trained) and all("lora_" in name for name in trained)
     assert sums(vlm, wrapped, rows(2)) == before
 
 
@@ -58,8 +59,9 @@ def test_a_second_adapter_can_be_added_and_saved_under_any_name(tiny_llava: Path
     assert adapters.attach(load(tiny_llava).model, {"again": tmp_path / "saved"}).peft_config["again"].r == 3
 
 
-def test_the_tags_are_added_once(tiny_llava: Path) -> None:
-    vlm = load(tiny_llava)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_tags_are_added_once(kind: str, tiny: Callable[[str], Path]) -> None:
+    vlm = load(tiny(kind))
     start.add_tags(vlm)
     size = len(vlm.tokenizer)
     weights = vlm.model.get_output_embeddings().weight.clone()
