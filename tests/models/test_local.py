@@ -1,7 +1,7 @@
 """Local decoding gives what the model's own generate gives, each sample its own draws, and a killed batch again."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image as Picture
 
+from benchmarks.models import KINDS
 from insightv.config import LocalConfig, UserError
 from insightv.images import encode_png
 from insightv.models import decoding, local
@@ -57,9 +58,9 @@ def ask(bot: LocalChat, messages: list[list[Message]], *samplings: Sampling) -> 
     return asyncio.run(run())
 
 
-@pytest.mark.parametrize("name", ["tiny_llava", "tiny_llava_next", "tiny_qwen"])
-def test_greedy_equals_generate(name: str, request: pytest.FixtureRequest, images: ImageStore) -> None:
-    vlm = vlms.load(request.getfixturevalue(name), device="cpu")
+@pytest.mark.parametrize("kind", KINDS)
+def test_greedy_equals_generate(kind: str, tiny: Callable[[str], Path], images: ImageStore) -> None:
+    vlm = vlms.load(tiny(kind), device="cpu")
     asked = conversations(images)
     replies = ask(chat(vlm, images), asked, Sampling(max_tokens=24))
     for messages, [reply] in zip(asked, replies, strict=True):
