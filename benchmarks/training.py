@@ -80,7 +80,7 @@ def main() -> None:
 
 def compared(kind: str, size: str, folder: Path, repeats: int, steps: int) -> Iterator[Line]:
     """The claims about one class of model."""
-    called = f"{size} {kind}"
+    called, steps = f"{size} {kind}", steps * (8 if size == "tiny" else 1)
     model = models.save(kind, folder / called, **SIZES[size])
     tasks = {name: _task(model, folder / f"{called}-{name}", name, steps) for name in ("dpo", "sft", "group")}
     runs = [(trainer, name) for name in tasks for trainer in ("ours", "trl") if not (trainer == "trl" and name == "group")]
@@ -216,7 +216,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--models", nargs="*", choices=list(models.KINDS), default=["llava_next", "qwen2_5_vl"])
     parser.add_argument("--sizes", nargs="*", choices=list(SIZES), default=list(SIZES))
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=12, help="measured in each run, after three that are not")
+    parser.add_argument("--steps", type=int, default=8, help="measured in each run, after three that are not; eight times as many of a tiny model")
     parser.add_argument("--curve", action="store_true", help="also measure the ratios 1:1 to 10:1 with 1 to 16 answers")
     parser.add_argument("--plot", type=Path, help="SVG or PNG file of the curve")
     parser.add_argument("--write", type=Path, metavar="PAGE", help=f"page whose part between {BEGIN} and {END} is replaced")
