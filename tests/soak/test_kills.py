@@ -139,10 +139,12 @@ def compare(storm: Storm, calm: Path, asked: Asked, kills: int) -> str:
     assert any(name.endswith(".parquet") for name in expected)
     assert digests(storm.run) == expected
     rows, again = journalled(storm.run), asked.total() - len(asked)
-    # What is in flight at a kill is paid again, a judge's and a scorer's requests beside each other; nothing that was committed is.
-    models = load_config(storm.config, storm.overrides).models
     assert len(asked) == rows == journalled(calm)
-    assert again <= kills * (max(models.generator.concurrency, models.judge.concurrency + models.scorer.concurrency))
+    # Nothing that was committed is paid again. What is in flight at a kill is, and what was answered and waits for its commit: of each open chain one
+    # request at most, since the next waits for that commit, and of each problem a scoring.
+    config = load_config(storm.config, storm.overrides)
+    assert config.world
+    assert again <= kills * min(config.generate.open_problems, config.world.train) * (config.generate.n + 1)
     return f"{len(expected)} files equal, {rows} requests journalled, {again} in flight paid again, {storm.resumed()} trainings resumed"
 
 
