@@ -5,21 +5,19 @@ frozen. Attention in each form that the machine can; `--tiny` runs the same on a
 """
 
 import argparse
-import contextlib
 import json
 import time
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
-from transformers import CLIPVisionConfig, LlamaConfig, LlavaNextConfig, LlavaNextForConditionalGeneration
+from transformers import AutoModelForImageTextToText, CLIPVisionConfig, LlamaConfig, LlavaNextConfig
 
 from insightv.models.vlm import freeze
 from insightv.training import attention
 from insightv.training.cost import Row as Sizes
 from insightv.training.cost import Shape, shape_of_model, work
-from insightv.training.packing import Answer, Row, answer_logprobs, collate
+from insightv.training.packing import Answer, Row, answer_logprobs, collate, moved
 
 IMAGE = 31
 """Token of an image's place."""
@@ -54,9 +52,7 @@ def measure(model: Any, batches: Sequence[Sequence[Row]], repeats: int, device: 
             torch.cuda.reset_peak_memory_stats()
         began = time.perf_counter()
         for rows in batches:
-            batch = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in collate(rows, 0).items()}
-            batch["pixels"] = {name: value.to(device) for name, value in batch["pixels"].items()}
-            answer_logprobs(model, batch).sums.mean().backward()
+            answer_logprobs(model, moved(collate(rows, 0), device)).sums.mean().backward()
         if device.type == "cuda":
             torch.cuda.synchronize()
         if repeat >= 2:
@@ -110,34 +106,26 @@ def _row(model: Any, prompt: int, answer: int, answers: int) -> Row:
     return Row("row", [1, *image, *tokens(prompt - 1 - len(image))], pixels, [Answer(tokens(answer), [1] * answer) for _ in range(answers)])
 
 
-def _model(tiny: bool, device: torch.device) -> Any:
+def config(tiny: bool = False) -> LlavaNextConfig:
+    """LLaVA-NeXT on Llama 3 8B, or a tiny one."""
     text: dict[str, Any] = {"vocab_size": 1024, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
     vision: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 48, "patch_size": 8}
     if not tiny:
         text = {"vocab_size": 128_320, "hidden_size": 4096, "intermediate_size": 14_336, "num_hidden_layers": 32, "num_attention_heads": 32}
         text |= {"num_key_value_heads": 8, "max_position_embeddings": 8192}
         vision = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16, "image_size": 336, "patch_size": 14}
-    side = vision["image_size"]
-    config = LlavaNextConfig(
-        text_config=LlamaConfig(**text), vision_config=CLIPVisionConfig(**vision), image_token_index=IMAGE, image_grid_pinpoints=[[side, 2 * side]]
-    )
+    grid = [[vision["image_size"], 2 * vision["image_size"]]]
+    return LlavaNextConfig(text_config=LlamaConfig(**text), vision_config=CLIPVisionConfig(**vision), image_token_index=IMAGE, image_grid_pinpoints=grid)
+
+
+def _model(tiny: bool, device: torch.device) -> Any:
     torch.manual_seed(0)
-    with _default(torch.float32 if tiny else torch.bfloat16), device:
-        model = LlavaNextForConditionalGeneration(config)
+    with device:
+        model = AutoModelForImageTextToText.from_config(config(tiny), dtype=torch.float32 if tiny else torch.bfloat16)
     freeze(model)
     model.train()
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model
-
-
-@contextlib.contextmanager
-def _default(dtype: torch.dtype) -> Any:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 def _arguments() -> argparse.Namespace:

@@ -22,6 +22,7 @@ from PIL import Image as Picture
 from scipy.stats import t
 
 from benchmarks import models
+from benchmarks.engines.report import processor, write
 from benchmarks.trainers.task import Task, write_data
 from insightv.models.chat import Image, Message, Text
 from insightv.models.vlm import encode, load
@@ -72,10 +73,7 @@ def main() -> None:
     if curve and given.plot:
         draw(curve, given.plot)
     if given.write:
-        whole = given.write.read_text(encoding="utf-8")
-        head, _, rest = whole.partition(BEGIN)
-        _, _, tail = rest.partition(END)
-        given.write.write_text(f"{head}{BEGIN}\n{text}{END}{tail}", encoding="utf-8")
+        write(given.write, text, BEGIN, END)
 
 
 def compared(kind: str, size: str, folder: Path, repeats: int, steps: int) -> Iterator[Line]:
@@ -166,7 +164,7 @@ def section(lines: Sequence[Line], curve: Sequence[tuple[int, int, float, float]
 
     versions = f"torch {torch.__version__}, transformers {transformers.__version__}, TRL {trl.__version__}, Python {platform.python_version()}"
     parts = [
-        f"{datetime.date.today()}, {versions}, {_processor()}, one thread, load average at the end {os.getloadavg()[0]:.1f}\n",
+        f"{datetime.date.today()}, {versions}, {processor()}, one thread, load average at the end {os.getloadavg()[0]:.1f}\n",
         "| what takes how many times ours | times, median | lower 90% bound | range | by counted operations | share of that |",
         "| --- | --- | --- | --- | --- | --- |",
         "\n".join(line.told() for line in lines) + "\n",
@@ -203,12 +201,6 @@ def draw(curve: Sequence[tuple[int, int, float, float]], path: Path) -> None:
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, bbox_inches="tight", metadata={"Date": None} if path.suffix == ".svg" else None)
-
-
-def _processor() -> str:
-    found = Path("/proc/cpuinfo")
-    names = [line.partition(":")[2].strip() for line in found.read_text().splitlines() if line.startswith("model name")] if found.exists() else []
-    return names[0] if names else platform.processor()
 
 
 def _arguments() -> argparse.Namespace:

@@ -53,14 +53,14 @@ def table(results: list[Result]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write(page: Path, text: str) -> None:
+def write(page: Path, text: str, begin_mark: str = BEGIN, end_mark: str = END) -> None:
     """Put the text between the page's two marks."""
     whole = page.read_text(encoding="utf-8")
-    head, begin, rest = whole.partition(BEGIN)
-    _, end, tail = rest.partition(END)
+    head, begin, rest = whole.partition(begin_mark)
+    _, end, tail = rest.partition(end_mark)
     if not begin or not end:
-        raise SystemExit(f"{page} has no place for the section: put the lines {BEGIN} and {END} where it shall stand")
-    page.write_text(f"{head}{BEGIN}\n{text}{END}{tail}", encoding="utf-8")
+        raise SystemExit(f"{page} has no place for the section: put the lines {begin_mark} and {end_mark} where it shall stand")
+    page.write_text(f"{head}{begin_mark}\n{text}{end_mark}{tail}", encoding="utf-8")
 
 
 def draw(results: list[Result], path: Path) -> None:

@@ -3,6 +3,7 @@
 import io
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from datasets import Dataset
 from PIL import Image
 from transformers import TrainerCallback
 
-from benchmarks.trainers.task import Clock, Task, flops, given
+from benchmarks.trainers.task import Clock, flops, given
 from insightv.models.vlm import freeze, load
 
 
@@ -27,36 +28,27 @@ class _Ticking(TrainerCallback):
 def main() -> None:
     """Run the task as TRL's documentation has it: for DPO with a reference model of its own, for the trainer has no stored log-probabilities of images."""
     task = given()
-    clock = Clock(task)
-    _trainer(task, task.warmup + task.steps, clock).train()
-    print(json.dumps({"step": clock.each, "step_flops": flops(_trainer(task, 1, Clock(task)).train) / task.batch}))
-
-
-def _trainer(task: Task, steps: int, clock: Clock) -> Any:
-    vlm = load(Path(task.model))
-    freeze(vlm.model)
-    name = task.kind.upper()
-    with tempfile.TemporaryDirectory() as folder:
-        arguments = getattr(trl, f"{name}Config")(
-            output_dir=folder,
-            max_steps=steps,
-            per_device_train_batch_size=task.batch,
-            learning_rate=1e-4,
-            max_length=None,
-            report_to="none",
-            use_cpu=True,
-            bf16=False,
-            gradient_checkpointing=False,
-            save_strategy="no",
-            disable_tqdm=True,
-        )
     rows = [row for file in sorted(Path(task.data).glob("*.parquet")) for row in pyarrow.parquet.read_table(file).to_pylist()]
+
+    def train(steps: int, clock: Clock) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            settings = {"max_steps": steps, "per_device_train_batch_size": task.batch, "learning_rate": 1e-4}
+            trainer(task.kind, Path(task.model), rows, Path(folder), callbacks=[_Ticking(clock)], **settings).train()
+
+    clock = Clock(task)
+    train(task.warmup + task.steps, clock)
+    print(json.dumps({"step": clock.each, "step_flops": flops(lambda: train(1, Clock(task))) / task.batch}))
+
+
+def trainer(kind: str, model: Path, rows: list[dict[str, Any]], folder: Path, callbacks: Sequence[TrainerCallback] = (), **settings: Any) -> Any:
+    """TRL's trainer by SFT or DPO of a checkpoint, its vision tower frozen, on rows whose images are encoded bytes, in float32 on the CPU."""
+    vlm, name = load(model), kind.upper()
+    freeze(vlm.model)
+    always = {"max_length": None, "report_to": "none", "use_cpu": True, "bf16": False, "gradient_checkpointing": False, "save_strategy": "no"}
+    arguments = getattr(trl, f"{name}Config")(output_dir=str(folder), disable_tqdm=True, **always, **settings)
     dataset = Dataset.from_list([row | {"images": [Image.open(io.BytesIO(image["bytes"])) for image in row["images"]]} for row in rows])
-    more = {"ref_model": load(Path(task.model)).model} if task.kind == "dpo" else {}
-    trainer = getattr(trl, f"{name}Trainer")(
-        vlm.model, args=arguments, train_dataset=dataset, processing_class=vlm.processor, callbacks=[_Ticking(clock)], **more
-    )
-    return trainer
+    more = {"ref_model": load(model).model} if name == "DPO" else {}
+    return getattr(trl, f"{name}Trainer")(vlm.model, args=arguments, train_dataset=dataset, processing_class=vlm.processor, callbacks=list(callbacks), **more)
 
 
 if __name__ == "__main__":

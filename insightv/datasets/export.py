@@ -79,10 +79,15 @@ def save(made: Iterable[Made], images: ImageStore, folder: Path, scratch: Path, 
 
 def load(folder: Path, cache: Path | None = None) -> Dataset:
     """The data set that `save` wrote, memory-mapped from an Arrow copy in `cache` (default: that of `datasets`)."""
-    shards = sorted(map(str, folder.glob(SHARDS)))
-    if not shards:
+    return cast(Dataset, Dataset.from_parquet(list(map(str, shards(folder))), cache_dir=None if cache is None else str(cache)))
+
+
+def shards(folder: Path) -> list[Path]:
+    """The files of the data set that `save` wrote, in their order."""
+    found = sorted(folder.glob(SHARDS))
+    if not found:
         raise UserError(f"no data set in {folder}: train-00000.parquet is missing; build it first")
-    return cast(Dataset, Dataset.from_parquet(shards, cache_dir=None if cache is None else str(cache)))
+    return found
 
 
 def features(completions: Sequence[str]) -> Features:

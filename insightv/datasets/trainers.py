@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from insightv.config import PromptsConfig, UserError
-from insightv.datasets.export import SHARDS
+from insightv.datasets.export import shards
 from insightv.files import replacing
 from insightv.models.chat import Image, Message
 from insightv.prompts import reasoner_messages
@@ -57,10 +57,8 @@ def export(data: Path, out: Path, layout: str) -> dict[str, int]:
 
     A pair whose rejected answer was cut at a limit of tokens is left out and counted: none of these layouts can say that no end of turn belongs to it.
     """
-    shards = sorted(data.glob(SHARDS))
-    if not shards:
-        raise UserError(f"no data set in {data}: train-00000.parquet is missing; build it first")
-    pairs = "rejected" in pq.read_schema(shards[0]).names
+    files = shards(data)
+    pairs = "rejected" in pq.read_schema(files[0]).names
     if layout == "llava" and pairs:
         raise UserError(
             f"{data} holds preference pairs, and LLaVA's layout has no place for them; choose llama-factory or ms-swift, or TRL, which reads it as it is"
@@ -68,7 +66,7 @@ def export(data: Path, out: Path, layout: str) -> dict[str, int]:
     images, counts = ImageStore(out / "images"), {"rows": 0, "left_out_truncated": 0}
 
     def rows() -> Iterator[Plain]:
-        for item in _items(shards):
+        for item in _items(files):
             if item.get("rejected_truncated"):
                 counts["left_out_truncated"] += 1
                 continue
@@ -110,9 +108,9 @@ def _said(message: Message) -> str:
     return "".join(MARK if isinstance(part, Image) else _broken(part.text) for part in message.parts)
 
 
-def _items(shards: Sequence[Path]) -> Iterator[dict[str, Any]]:
-    for shard in shards:
-        for batch in pq.ParquetFile(shard).iter_batches(_BATCH):
+def _items(files: Sequence[Path]) -> Iterator[dict[str, Any]]:
+    for file in files:
+        for batch in pq.ParquetFile(file).iter_batches(_BATCH):
             yield from batch.to_pylist()
 
 

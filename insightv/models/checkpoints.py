@@ -3,7 +3,7 @@
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -217,30 +217,26 @@ def _with_mean_rows(weight: Tensor, rows: int) -> Tensor:
 
 
 def _write(weights: Weights, out: Path) -> None:
-    """Write shards one after the other, with an index where there are several."""
+    """Write shards one after the other, reading each tensor once, with an index where there are several."""
     out.mkdir(parents=True, exist_ok=True)
+    shards: list[list[str]] = []
+    left = sorted(weights)
+    while left:
+        tensors: dict[str, Tensor] = {}
+        while left and sum(tensor.nbytes for tensor in tensors.values()) < _SHARD:
+            name = left.pop(0)
+            # A tensor that is a part of another's memory cannot be written as it is.
+            tensors[name] = weights[name]().contiguous()
+        save_file(tensors, out / f"{len(shards)}.part", {"format": "pt"})
+        shards.append(list(tensors))
     places: dict[str, str] = {}
-    shards = list(_shards(weights))
-    for number, names in enumerate(shards, start=1):
-        file = "model.safetensors" if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
-        # A tensor that is a part of another's memory cannot be written as it is.
-        save_file({name: weights[name]().contiguous() for name in names}, out / file, {"format": "pt"})
+    for number, names in enumerate(shards):
+        file = "model.safetensors" if len(shards) == 1 else f"model-{number + 1:05}-of-{len(shards):05}.safetensors"
+        (out / f"{number}.part").replace(out / file)
         places |= dict.fromkeys(names, file)
     if len(shards) > 1:
         index = {"metadata": {}, "weight_map": places}
         (out / "model.safetensors.index.json").write_text(json.dumps(index, indent=2, sort_keys=True), encoding="utf-8")
-
-
-def _shards(weights: Weights) -> Iterable[list[str]]:
-    names, size = list[str](), 0
-    for name in sorted(weights):
-        names.append(name)
-        size += weights[name]().nbytes
-        if size >= _SHARD:
-            yield names
-            names, size = [], 0
-    if names:
-        yield names
 
 
 def _processor(config: Any, tokenizer: Any, template: str) -> LlavaNextProcessor:

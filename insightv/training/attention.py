@@ -26,7 +26,9 @@ class Layout(NamedTuple):
     places: Tensor
     """[B*N, A] places of the answers' tokens in the flattened batch [B*L]; of the padding, the place of some token."""
     real: Tensor
-    """[B*N, A] bool: tokens, not padding."""
+    """Where in the flattened answers [B*N*A] there are tokens, not padding."""
+    back: Tensor
+    """The places of these."""
     seen: Tensor
     """[B*N, 1, A, prompt + A] bool: what each answer token sees of the prompt and of its answer."""
 
@@ -58,14 +60,14 @@ def layout(segments: Tensor, prompt_lengths: Tensor, answers: int, longest: int)
     device, most = segments.device, int(prompt_lengths.max())
     which = torch.arange(1, answers + 1, device=device).repeat(rows)
     of = torch.arange(rows, device=device).repeat_interleave(answers)
-    counts = (segments[of] == which[:, None]).sum(1)
-    starts = (segments[of] == which[:, None]).int().argmax(1)
+    mine = segments[of] == which[:, None]
+    counts, starts = mine.sum(1), mine.int().argmax(1)
     within = torch.arange(longest, device=device)
-    real = within < counts[:, None]
+    real = (within < counts[:, None]).flatten().nonzero().squeeze(1)
     places = of[:, None] * width + (starts[:, None] + within).clamp(max=width - 1)
     of_prompt = (torch.arange(most, device=device) < prompt_lengths[of][:, None])[:, None, None].expand(-1, 1, longest, -1)
     own = (within <= within[:, None]).expand(len(of), 1, -1, -1)
-    return Layout(most, places, real, torch.cat([of_prompt, own], dim=-1))
+    return Layout(most, places, real, places.flatten()[real], torch.cat([of_prompt, own], dim=-1))
 
 
 def _seen(segments: Tensor, row: Tensor, query: Tensor, key: Tensor) -> Tensor:
@@ -108,7 +110,7 @@ def _attend(
 
     answered = scaled_dot_product_attention(picked(query), with_prompt(key), with_prompt(value), attn_mask=found.seen, **settings)
     whole = pad(prompt, (0, 0, 0, width - found.prompt)).transpose(1, 2).flatten(0, 1)
-    whole = whole.index_copy(0, found.places[found.real], answered.transpose(1, 2)[found.real])
+    whole = whole.index_copy(0, found.back, answered.transpose(1, 2).flatten(0, 1).index_select(0, found.real))
     return whole.view(rows, width, heads, size), None
 
 

@@ -62,11 +62,12 @@ def train(
         reference.score(reference_model, data, scores, config, scores, adapter=reference_adapter, report=report)
     vlm = prepare(model, config, adapter)
     rows, dropped = prepare_rows(vlm, data, config, work, report)
-    if scores is None:
+    if config.trainer == "trl":
         from insightv.training import with_trl
 
         log = with_trl.dpo(vlm, data, rows, config, work, report, reference_model, reference_adapter)
     else:
+        assert scores
         known = reference.read(scores, reference.identity(reference_model, reference_adapter, config), rows)
         log = fit(vlm, rows, dpo_loss(config, known), config, work, count_tokens=False, report=report)
     return job.finish(vlm, log, rows, dropped, out) | length_bias(rows.loss_tokens)

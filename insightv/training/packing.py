@@ -104,6 +104,12 @@ def collate(rows: Sequence[Row], pad_id: int, spare: Row | None = None) -> dict[
     }
 
 
+def moved(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """The batch with its tensors on a device."""
+    pixels = {name: value.to(device) for name, value in batch["pixels"].items()}
+    return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()} | {"pixels": pixels}
+
+
 def _labels(answer: Answer) -> list[int]:
     return [token if kept else IGNORED for token, kept in zip(answer.ids, answer.mask, strict=True)]
 

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from torch.utils.data import Dataset
 
 from insightv.config import TrainConfig, UserError
-from insightv.images import ImageError, decode, digest
+from insightv.images import ImageError, decode
 from insightv.models.vlm import VLM, Prepared, prepare
 from insightv.store import content_hash
 from insightv.training.packing import Answer, Row
@@ -66,10 +66,9 @@ class Rows(Dataset[Row]):
 
     def __getitem__(self, index: int) -> Row:
         [row] = self._table.slice(int(self._order[index]), 1).to_pylist()
-        images = [os.pread(self._images[row["part"]], size, start) for start, size in row["images"]]
         answers = [Answer(ids, mask) for ids, mask in zip(row["answers"], row["masks"], strict=True)]
         key = (row["part"], *map(tuple, row["images"]))
-        return encode_row(self._vlm, Tokens(row["id"], row["prompt"], answers, images), self._kept.get(key) or self._prepare(key, images))
+        return encode_row(self._vlm, Tokens(row["id"], row["prompt"], answers), self._kept.get(key) or self._prepare(*key))
 
     def without(self, keep: np.ndarray[Any, np.dtype[np.bool_]]) -> None:
         """Leave out the rows whose place in this mask is false."""
@@ -123,11 +122,11 @@ class Rows(Dataset[Row]):
         values: np.ndarray[Any, Any] = self._table[name].to_numpy()
         return values[self._order]
 
-    def _prepare(self, key: tuple[Any, ...], images: Sequence[bytes]) -> Prepared:
-        prepared = prepare(self._vlm, images)
+    def _prepare(self, part: int, *places: tuple[int, int]) -> Prepared:
+        prepared = prepare(self._vlm, [os.pread(self._images[part], size, start) for start, size in places])
         size = sum(tensor.nbytes for tensor in prepared.pixels.values())
         if size <= self._room:
-            self._kept[key] = prepared
+            self._kept[part, *places] = prepared
             self._room -= size
         return prepared
 
@@ -212,9 +211,8 @@ class _Images:
         self._file = file
         self._known: dict[str, tuple[tuple[int, int], tuple[int, int]]] = {}
 
-    def add(self, data: bytes) -> tuple[tuple[int, int], tuple[int, int]]:
-        """(start, bytes) and (width, height) of an image that can be decoded; else `RowRefused`."""
-        name = digest(data)
+    def add(self, name: str, data: bytes) -> tuple[tuple[int, int], tuple[int, int]]:
+        """(start, bytes) and (width, height) of an image, by its digest, that can be decoded; else `RowRefused`."""
         if name not in self._known:
             try:
                 size = decode(data).size
@@ -227,7 +225,7 @@ class _Images:
 
 def _entry(vlm: VLM, item: dict[str, Any], images: _Images) -> dict[str, Any]:
     row = tokenize_row(vlm, item)
-    placed = [images.add(data) for data in row.images]
+    placed = [images.add(*image) for image in zip(row.digests, row.images, strict=True)]
     prompt = prompt_length(vlm, row, [size for _, size in placed])
     answers, masks = [answer.ids for answer in row.answers], [answer.mask for answer in row.answers]
     return {
@@ -239,7 +237,7 @@ def _entry(vlm: VLM, item: dict[str, Any], images: _Images) -> dict[str, Any]:
         "length": prompt + max(map(len, answers)),
         "width": prompt + sum(map(len, answers)),
         "loss_tokens": list(map(sum, masks)),
-        "digest": content_hash([row.prompt, answers, masks, [digest(data) for data in row.images]]),
+        "digest": content_hash([row.prompt, answers, masks, list(row.digests)]),
     }
 
 

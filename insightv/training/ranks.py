@@ -17,6 +17,11 @@ def is_first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def count() -> int:
+    """How many processes train together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def together() -> PartialState:
     """All processes of this training: how many, which one this is, and a way to wait for the others."""
     return PartialState(cpu=not torch.cuda.is_available(), timeout=_PATIENCE)

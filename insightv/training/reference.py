@@ -11,21 +11,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from insightv.config import DpoConfig, TrainConfig, UserError
 from insightv.files import replacing
 from insightv.models.vlm import VLM, load, weights_hash
 from insightv.training import attention, job
-from insightv.training.packing import answer_logprobs, collate
+from insightv.training.packing import answer_logprobs, collate, moved
 from insightv.training.prepared import Rows, prepare_rows
 from insightv.training.ranks import together
-from insightv.training.run import Report, in_bfloat16, loader_workers
+from insightv.training.run import Report, in_bfloat16, loader_workers, tell
 
 Reference = Mapping[str, Sequence[float]]
 """By row id: the reference's log-probabilities of the chosen and of the rejected completion."""
@@ -62,7 +60,7 @@ def score(model: Path, data: Path, out: Path, config: DpoConfig, work: Path, *, 
             # The leading line break ends a line that a kill left half-written.
             file.write(b"\n" + json.dumps(sums).encode())
             if processes.is_main_process:
-                _tell(work, report, len(batches) - len(owed) * processes.num_processes + done * processes.num_processes, len(batches))
+                tell({"step": len(batches) - (len(owed) - done) * processes.num_processes, "of": len(batches)}, work, report)
     processes.wait_for_everyone()
     if processes.is_main_process:
         _write(out, name, rows, _kept(work, name))
@@ -107,23 +105,13 @@ def _write(out: Path, name: str, rows: Rows, known: Reference) -> None:
         pq.write_table(table.replace_schema_metadata({_IDENTITY: name}), file)
 
 
-def _tell(work: Path, report: Report | None, step: int, of: int) -> None:
-    progress = {"step": step, "of": of}
-    with (work / "progress.jsonl").open("ab") as file:
-        file.write(orjson.dumps(progress) + b"\n")
-    if report:
-        report(progress)
-
-
 @torch.no_grad()
 def log_probabilities(vlm: VLM, rows: Rows, batches: Sequence[list[int]], config: TrainConfig) -> Iterator[dict[str, list[float]]]:
     """Yield, for batches of places in `rows`, the sums [chosen, rejected] of each pair by its row id."""
     gather = partial(collate, pad_id=vlm.tokenizer.pad_token_id)
     for batch in DataLoader(rows, batch_sampler=batches, collate_fn=gather, num_workers=loader_workers(config)):
-        moved = {name: value.to(vlm.device) if isinstance(value, Tensor) else value for name, value in batch.items()}
-        moved["pixels"] = {name: value.to(vlm.device) for name, value in batch["pixels"].items()}
         with torch.autocast(vlm.device.type, torch.bfloat16, enabled=in_bfloat16(config)):
-            sums = answer_logprobs(vlm.model, moved).sums
+            sums = answer_logprobs(vlm.model, moved(batch, vlm.device)).sums
         yield dict(zip(batch["row_ids"], sums.tolist(), strict=True))
 
 

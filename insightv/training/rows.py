@@ -22,7 +22,10 @@ class Tokens:
     row_id: str
     prompt: list[int]
     answers: list[Answer]
-    images: list[bytes]
+    images: Sequence[bytes] = ()
+    """None where they are prepared already."""
+    digests: Sequence[str] = ()
+    """Of the images."""
 
 
 def tokenize_row(vlm: VLM, item: Mapping[str, Any]) -> Tokens:
@@ -31,7 +34,8 @@ def tokenize_row(vlm: VLM, item: Mapping[str, Any]) -> Tokens:
     Messages are `{role, content}`, their content a text or parts `{type: text, text}` and `{type: image}`. Raises `RowRefused`.
     """
     images = [_bytes(image) for image in item.get("images") or ()]
-    unplaced = iter([digest(data) for data in images])
+    digests = [digest(data) for data in images]
+    unplaced = iter(digests)
     prompt = [_message(turn, unplaced) for turn in item["prompt"]]
     if next(unplaced, None) is not None:
         raise RowRefused("more images than places for them in its prompt")
@@ -40,7 +44,7 @@ def tokenize_row(vlm: VLM, item: Mapping[str, Any]) -> Tokens:
     answers = [_answer(vlm, prompt, turns[name], ended=not item.get(f"{name}_truncated")) for name in names]
     if not all(any(answer.mask) for answer in answers):
         raise RowRefused("an answer without a token to learn")
-    return Tokens(item["id"], tokenize(vlm, render(vlm, prompt, generation_prompt=True)), answers, images)
+    return Tokens(item["id"], tokenize(vlm, render(vlm, prompt, generation_prompt=True)), answers, images, digests)
 
 
 def prompt_length(vlm: VLM, row: Tokens, sizes: Sequence[tuple[int, int]]) -> int:

@@ -1,7 +1,6 @@
 """One training over tokenised rows in `transformers.Trainer`'s loop: order of the rows, resume, log and progress."""
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +21,7 @@ from insightv.store import derive_seed
 from insightv.training import attention
 from insightv.training.packing import collate
 from insightv.training.prepared import Rows
+from insightv.training.ranks import count
 
 Progress = dict[str, Any]
 Report = Callable[[Progress], None]
@@ -42,7 +42,7 @@ def fit(vlm: VLM, rows: Rows, loss: Loss, config: TrainConfig, work: Path, *, co
     `count_tokens` hands the loss the number of tokens with loss in the step over all accumulated batches and processes; without it the losses
     of these are averaged. Progress goes to `work`/progress.jsonl and to `report`.
     """
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    processes = count()
     attention.choose(vlm.model, half=in_bfloat16(config))
     gather = partial(collate, pad_id=vlm.tokenizer.pad_token_id, spare=rows.spare if processes > 1 else None)
     loop = _Trainer(
@@ -129,8 +129,7 @@ class _Watcher(TrainerCallback):
     """Tells how far the training is."""
 
     def __init__(self, work: Path, report: Report | None) -> None:
-        self._path = work / "progress.jsonl"
-        self._report = report
+        self._work, self._report = work, report
         self._begin = (0.0, 0)
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -147,10 +146,15 @@ class _Watcher(TrainerCallback):
             "loss": logs["loss"],
             "seconds_left": round(pace * (state.max_steps - state.global_step), 1),
         }
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(progress) + "\n")
-        if self._report:
-            self._report(progress)
+        tell(progress, self._work, self._report)
+
+
+def tell(progress: Progress, work: Path, report: Report | None) -> None:
+    """Say how far the work is: a line of `work`/progress.jsonl, for who waits in another process, and `report`."""
+    with (work / "progress.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(progress) + "\n")
+    if report:
+        report(progress)
 
 
 def _order(widths: Sequence[int], config: TrainConfig, processes: int) -> list[int]:
@@ -191,7 +195,7 @@ def loader_workers(config: TrainConfig) -> int:
 
 def settings_of(config: TrainConfig, work: Path, *, unused: bool) -> dict[str, Any]:
     """A config as arguments of the library's loop; `unused` says that some batches leave parameters without a gradient."""
-    gpu, processes = torch.cuda.is_available(), int(os.environ.get("WORLD_SIZE", "1"))
+    gpu, processes = torch.cuda.is_available(), count()
     return {
         "output_dir": str(work),
         "num_train_epochs": config.epochs,

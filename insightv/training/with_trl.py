@@ -30,25 +30,17 @@ _NAMES = {
 def sft(vlm: VLM, data: Path, rows: Rows, config: TrainConfig, work: Path, report: Report | None) -> list[dict[str, Any]]:
     """Fine-tune the model in place; returns the log, one entry per step."""
     trl = _library()
-
-    class Trainer(Loop, trl.SFTTrainer):  # type: ignore[misc, name-defined]
-        pass
-
-    return _fit(Trainer, trl.SFTConfig, {}, vlm, data, rows, config, work, report)
+    return _fit(trl.SFTTrainer, trl.SFTConfig, {}, vlm, data, rows, config, work, report)
 
 
 def dpo(vlm: VLM, data: Path, rows: Rows, config: DpoConfig, work: Path, report: Report | None, reference: Path, adapter: Path | None) -> list[dict[str, Any]]:
     """One round of DPO of the model in place, against the checkpoint `reference` with `adapter` on it."""
     trl = _library()
-
-    class Trainer(Loop, trl.DPOTrainer):  # type: ignore[misc, name-defined]
-        pass
-
     losses = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, config.sft_weight]} if config.sft_weight else {}
     if config.label_smoothing:
         raise UserError("label_smoothing: TRL's sigmoid loss has none; leave it out, or trainer: trl")
     own = {"beta": config.beta, **losses}
-    return _fit(Trainer, trl.DPOConfig, own, vlm, data, rows, config, work, report, ref_model=load(reference, adapter=adapter).model)
+    return _fit(trl.DPOTrainer, trl.DPOConfig, own, vlm, data, rows, config, work, report, ref_model=load(reference, adapter=adapter).model)
 
 
 def _library() -> Any:
@@ -77,5 +69,7 @@ def _fit(
     known = features([name for name in ("completion", "chosen", "rejected") if name in chosen.column_names])
     chosen = chosen.cast(Features({name: kind for name, kind in known.items() if name in chosen.column_names}))
     settings = settings_of(config, work, unused=not rows.pictured.all()) | {"max_length": None, "gradient_checkpointing": False} | own | config.arguments
-    loop = trainer(model=vlm.model, args=arguments_of(arguments, settings), train_dataset=chosen, processing_class=vlm.processor, **more)
+    # Its loop, but one that finds a checkpoint's weights again.
+    resuming: Any = type(trainer.__name__, (Loop, trainer), {})
+    loop = resuming(model=vlm.model, args=arguments_of(arguments, settings), train_dataset=chosen, processing_class=vlm.processor, **more)
     return [{_NAMES[name]: value for name, value in entry.items() if name in _NAMES} | {"step": entry["step"]} for entry in trained(loop, work, report)]

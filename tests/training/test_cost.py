@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import CLIPVisionConfig, LlamaConfig, LlavaNextConfig
 
+from benchmarks.gpu import config
 from benchmarks.models import KINDS, save
 from benchmarks.trainers.task import flops
 from insightv.config import LoraConfig, TrainConfig, UserError
@@ -19,10 +19,8 @@ from insightv.training.rows import encode_row, tokenize_row
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Shape:
     """LLaVA-NeXT on Llama 3 8B."""
-    text = LlamaConfig(vocab_size=128_320, hidden_size=4096, intermediate_size=14_336, num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=8)
-    vision = CLIPVisionConfig(hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16, image_size=336, patch_size=14)
     folder = tmp_path_factory.mktemp("8b")
-    LlavaNextConfig(text_config=text, vision_config=vision, image_token_index=128_256).save_pretrained(folder)
+    config().save_pretrained(folder)
     return shape_of(folder)
 
 
@@ -71,14 +69,14 @@ def test_a_pair_of_the_papers_size_costs_what_was_computed_by_hand(large: Shape)
 
 
 def test_memory_of_full_fine_tuning_and_of_an_adapter(large: Shape) -> None:
-    row, config = Row(2300, [400], 2880), TrainConfig(batch_size=1, processes=8)
-    whole = memory(large, config, row)
+    row, settings = Row(2300, [400], 2880), TrainConfig(batch_size=1, processes=8)
+    whole = memory(large, settings, row)
     assert whole["weights"] == pytest.approx(33.4e9, rel=0.01) and whole["optimizer"] == 2 * whole["gradients"] == pytest.approx(64.4e9, rel=0.01)
-    sharded = memory(large, config.model_copy(update={"arguments": {"fsdp": "full_shard"}}), row)
+    sharded = memory(large, settings.model_copy(update={"arguments": {"fsdp": "full_shard"}}), row)
     assert sharded["weights"] == whole["weights"] / 8 and sharded["activations"] == whole["activations"]
-    adapter = memory(large, config.model_copy(update={"lora": LoraConfig(r=16)}), row)
+    adapter = memory(large, settings.model_copy(update={"lora": LoraConfig(r=16)}), row)
     assert adapter["gradients"] < whole["gradients"] / 100
-    checkpointed = memory(large, config.model_copy(update={"arguments": {"gradient_checkpointing": True}}), row)
+    checkpointed = memory(large, settings.model_copy(update={"arguments": {"gradient_checkpointing": True}}), row)
     assert checkpointed["activations"] < whole["activations"] / 8
 
 

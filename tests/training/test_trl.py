@@ -1,17 +1,15 @@
 """Six optimizer steps of our SFT and DPO beside TRL's own, which runs prompt and image again for each answer."""
 
-import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 
 from benchmarks.models import KINDS
+from benchmarks.trainers.trl import trainer
 from insightv.config import DpoConfig, TrainConfig
-from insightv.models.vlm import freeze, load
 from insightv.training import dpo, sft
 
 OURS = {"dtype": "float32", "max_steps": 6, "batch_size": 4, "learning_rate": 1e-3, "warmup": 0, "schedule": "constant"}
@@ -26,30 +24,10 @@ def logged(folder: Path, name: str) -> list[float]:
     return [json.loads(line)[name] for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
-def trained_by_trl(trainer: str, model: Path, data: list[dict[str, Any]], folder: Path, **more: Any) -> Callable[[str], list[float]]:
+def trained_by_trl(kind: str, model: Path, data: list[dict[str, Any]], folder: Path) -> Callable[[str], list[float]]:
     """What TRL logs of each step, by name."""
-    import trl
-    from datasets import Dataset
-
-    vlm = load(model)
-    freeze(vlm.model)
-    arguments = getattr(trl, f"{trainer}Config")(
-        output_dir=str(folder),
-        max_steps=6,
-        per_device_train_batch_size=4,
-        learning_rate=1e-3,
-        lr_scheduler_type="constant",
-        max_length=None,
-        logging_steps=1,
-        report_to="none",
-        use_cpu=True,
-        bf16=False,
-        gradient_checkpointing=False,
-        save_strategy="no",
-        disable_tqdm=True,
-    )
-    dataset = Dataset.from_list([row | {"images": [Image.open(io.BytesIO(image["bytes"])) for image in row["images"]]} for row in data])
-    training = getattr(trl, f"{trainer}Trainer")(vlm.model, args=arguments, train_dataset=dataset, processing_class=vlm.processor, **more)
+    settings = {"max_steps": 6, "per_device_train_batch_size": 4, "learning_rate": 1e-3, "lr_scheduler_type": "constant", "logging_steps": 1}
+    training = trainer(kind, model, data, folder, **settings)
     training.train()
     return lambda name: [entry[name] for entry in training.state.log_history if "loss" in entry]
 
@@ -57,7 +35,7 @@ def trained_by_trl(trainer: str, model: Path, data: list[dict[str, Any]], folder
 def test_sft(model: Path, rows: Callable[..., Any], save: Callable[..., Path], tmp_path: Path) -> None:
     data = rows(4)
     sft.train(model, save(data), tmp_path / "ours", TrainConfig.model_validate(OURS), tmp_path / "work")
-    expected = trained_by_trl("SFT", model, data, tmp_path / "trl")("loss")
+    expected = trained_by_trl("sft", model, data, tmp_path / "trl")("loss")
     assert logged(tmp_path / "ours", "loss") == pytest.approx(expected, abs=1e-4)
     assert len(expected) == 6 and expected[-1] < expected[0] - 0.1
 
@@ -65,7 +43,7 @@ def test_sft(model: Path, rows: Callable[..., Any], save: Callable[..., Path], t
 def test_dpo(model: Path, rows: Callable[..., Any], save: Callable[..., Path], tmp_path: Path) -> None:
     data = rows(4, pairs=True)
     dpo.train(model, save(data), tmp_path / "ours", DpoConfig.model_validate(OURS), tmp_path / "work")
-    expected = trained_by_trl("DPO", model, data, tmp_path / "trl", ref_model=load(model).model)
+    expected = trained_by_trl("dpo", model, data, tmp_path / "trl")
     assert logged(tmp_path / "ours", "loss") == pytest.approx(expected("loss"), abs=1e-4)
     assert logged(tmp_path / "ours", "margin") == pytest.approx(expected("rewards/margins"), abs=1e-4)
     assert logged(tmp_path / "ours", "accuracy") == pytest.approx(expected("rewards/accuracies"))
