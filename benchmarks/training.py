@@ -1,12 +1,12 @@
 """Training beside other trainers, in CPU time: `python -m benchmarks.training`.
 
-Every run is a fresh process with one thread; trainers take turns within a repeat, and ratios are taken within it. See docs/benchmarks.md.
+Every trainer is a process with one thread, all of them on one core, and they take turns step by step; every repeat starts fresh ones. Ratios are taken
+within a repeat. See docs/benchmarks.md.
 """
 
 import argparse
 import datetime
 import io
-import json
 import math
 import os
 import platform
@@ -14,7 +14,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from multiprocessing import Pipe
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +28,7 @@ from scipy.stats import t
 from benchmarks import models
 from benchmarks.engines.report import processor, write
 from benchmarks.trainers.task import Task, write_data
+from insightv.datasets.trainers import export
 from insightv.models.chat import Image, Message, Text
 from insightv.models.vlm import encode, load
 
@@ -41,6 +46,8 @@ SIZES: dict[str, dict[str, int]] = {
 """Of the language models. Tiny: 0.2 million weights, where a trainer's own work shows; small: 3.5 million, most of the time in products, the head 7% of
 them, as in an 8B model."""
 PROMPT, ANSWER = 290, 50
+WARMUP = 3
+"""Turns of each trainer that are not measured."""
 CURVE = [(ratio, answers) for ratio in (1, 2, 4, 6, 10) for answers in (1, 2, 4, 8, 16)]
 BEGIN, END = "<!-- training:begin -->", "<!-- training:end -->"
 ROOT = Path(__file__).resolve().parents[1]
@@ -66,7 +73,8 @@ def main() -> None:
     """Measure, print the section, and write what was asked for."""
     given = _arguments()
     with tempfile.TemporaryDirectory() as folder:
-        lines = [line for size in given.sizes for kind in given.models for line in compared(kind, size, Path(folder), given.repeats, given.steps)]
+        peers = {"trl": sys.executable} | ({"llama_factory": given.llama_factory} if given.llama_factory else {})
+        lines = [line for size in given.sizes for kind in given.models for line in compared(kind, size, Path(folder), given.repeats, given.steps, peers)]
         curve = [(*point, *curved(*point, Path(folder), given.steps)) for point in CURVE] if given.curve else []
     text = section(lines, curve, given.plot)
     print(text)
@@ -76,39 +84,37 @@ def main() -> None:
         write(given.write, text, BEGIN, END)
 
 
-def compared(kind: str, size: str, folder: Path, repeats: int, steps: int) -> Iterator[Line]:
-    """The claims about one class of model."""
+def compared(kind: str, size: str, folder: Path, repeats: int, steps: int, peers: Mapping[str, str]) -> Iterator[Line]:
+    """The claims about one class of model; `peers` are trainers to compare with and the interpreters that run them."""
     called, steps = f"{size} {kind}", steps * (8 if size == "tiny" else 1)
     model = models.save(kind, folder / called, **SIZES[size])
     tasks = {name: _task(model, folder / f"{called}-{name}", name, steps) for name in ("dpo", "sft", "group")}
-    runs = [(trainer, name) for name in tasks for trainer in ("ours", "trl") if not (trainer == "trl" and name == "group")]
-    found: dict[tuple[str, str], list[Found]] = {run: [] for run in runs}
-    for repeat in range(repeats):
-        for trainer, name in runs:
-            found[trainer, name].append(run(trainer, tasks[name]))
-            print(f"{repeat} {called} {name} {trainer}: {json.dumps(found[trainer, name][-1])}", flush=True)
-    ours, theirs = found["ours", "dpo"], found["trl", "dpo"]
-    flops = theirs[0]["step_flops"]
-    yield Line(
-        f"{called}: DPO, TRL",
-        [b["step"] / (a["step"] + a["reference"] + a["prepare"]) for a, b in zip(ours, theirs, strict=True)],
-        flops / (ours[0]["step_flops"] + ours[0]["reference_flops"]),
-    )
-    yield Line(
-        f"{called}: DPO with stored log-probabilities of the reference, TRL",
-        [b["step"] / (a["step"] + a["prepare"]) for a, b in zip(ours, theirs, strict=True)],
-        flops / ours[0]["step_flops"],
-    )
-    groups = found["ours", "group"]
-    yield Line(
-        f"{called}: group of 8, separate rows", [one["separate"] / one["shared"] for one in groups], groups[0]["separate_flops"] / groups[0]["shared_flops"]
-    )
-    ours, theirs = found["ours", "sft"], found["trl", "sft"]
-    yield Line(
-        f"{called}: SFT, TRL",
-        [b["step"] / (a["step"] + a["prepare"]) for a, b in zip(ours, theirs, strict=True)],
-        theirs[0]["step_flops"] / ours[0]["step_flops"],
-    )
+    tasks["reference"] = replace(tasks["dpo"], kind="reference")
+    if "llama_factory" in peers:
+        for name in ("dpo", "sft"):
+            export(Path(tasks[name].data), Path(f"{tasks[name].data}-llama-factory"), "llama-factory")
+    ours = ("ours", sys.executable)
+
+    def taken(rivals: Mapping[str, str], *names: str) -> list[Found]:
+        running = {f"ours {name}": (*ours, tasks[name]) for name in names} | {peer: (peer, python, tasks[names[0]]) for peer, python in rivals.items()}
+        return [by_turns(running) for _ in range(repeats)]
+
+    dpo, sft, groups = taken(peers, "dpo", "reference"), taken(peers, "sft"), taken({}, "group")
+    for peer, title in {"trl": "TRL", "llama_factory": "LLaMA-Factory"}.items():
+        if peer in peers:
+            yield _line(f"{called}: DPO, {title}", dpo, [f"{peer} step"], ["ours dpo step", "ours dpo prepare", "ours reference reference"])
+            yield _line(f"{called}: DPO with stored log-probabilities of the reference, {title}", dpo, [f"{peer} step"], ["ours dpo step", "ours dpo prepare"])
+            yield _line(f"{called}: SFT, {title}", sft, [f"{peer} step"], ["ours sft step", "ours sft prepare"])
+    yield _line(f"{called}: group of 8, separate rows", groups, ["ours group separate"], ["ours group shared"])
+
+
+def _line(name: str, repeats: Sequence[Found], theirs: Sequence[str], ours: Sequence[str]) -> Line:
+    def ratio(found: Found, suffix: str = "") -> float:
+        return sum(found.get(part + suffix, 0) for part in theirs) / sum(found.get(part + suffix, 0) for part in ours)
+
+    line = Line(name, [ratio(found) for found in repeats], ratio(repeats[0], " flops"))
+    print(line.told(), flush=True)
+    return line
 
 
 def curved(ratio: int, answers: int, folder: Path, steps: int) -> tuple[float, float]:
@@ -117,21 +123,53 @@ def curved(ratio: int, answers: int, folder: Path, steps: int) -> tuple[float, f
     if not model.exists():
         models.save("llava_next", model, **SIZES["small"])
     prompt = max(60, PROMPT if ratio >= 4 else 50 * ratio)
-    found = run("ours", _task(model, folder / f"curve-{ratio}-{answers}", "group", max(2, steps // 3), prompt, max(2, prompt // ratio), answers, 1))
-    measured, predicted = found["separate"] / found["shared"], found["separate_flops"] / found["shared_flops"]
+    task = _task(model, folder / f"curve-{ratio}-{answers}", "group", steps // 2, prompt, max(2, prompt // ratio), answers, 1)
+    found = by_turns({"ours": ("ours", sys.executable, task)})
+    measured, predicted = found["ours separate"] / found["ours shared"], found["ours separate flops"] / found["ours shared flops"]
     print(f"curve {ratio}:1, {answers} answers: {measured:.2f}, predicted {predicted:.2f}", flush=True)
     return measured, predicted
 
 
-def run(trainer: str, task: Task) -> Found:
-    """One measurement in a process of its own."""
-    command = [sys.executable, "-m", f"benchmarks.trainers.{trainer}", task.to_json()]
+def by_turns(running: Mapping[str, tuple[str, str, Task]]) -> Found:
+    """CPU seconds a row, pair or group, and counted operations, of trainers (module, interpreter, task) that take turns: by name and part."""
+    with ExitStack() as stack:
+        begun = {name: stack.enter_context(_started(*what)) for name, what in running.items()}
+        spent: Counter[str] = Counter()
+        [turns] = {task.turns for *_, task in running.values()}
+        for number in range(turns):
+            for name, turn in begun.items():
+                for part, seconds in turn().items():
+                    spent[f"{name} {part}"] += seconds / (turns - WARMUP) / running[name][2].batch if number >= WARMUP else 0.0
+        for name, turn in begun.items():
+            spent.update({f"{name} {part}": value for part, value in turn().items()})
+    return dict(spent)
+
+
+@contextmanager
+def _started(module: str, python: str, task: Task) -> Iterator[Callable[[], Found]]:
+    """A trainer's process; the call that is yielded lets it take its turn and returns what it tells."""
+    here, there = Pipe()
+    command = [python, "-m", f"benchmarks.trainers.{module}", task.to_json(), str(there.fileno())]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    if ended.returncode:
-        raise RuntimeError(f"{trainer} ended with {ended.returncode}:\n{ended.stderr[-3000:]}")
-    found: Found = json.loads(ended.stdout.strip().splitlines()[-1])
-    return found
+    with tempfile.TemporaryFile("w+") as errors, here:
+        with there:
+            process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=errors, pass_fds=[there.fileno()])
+
+        def turn() -> Found:
+            try:
+                here.send(None)
+                found: Found = here.recv()
+            except (EOFError, OSError):
+                ended = process.wait()
+                errors.seek(0)
+                raise RuntimeError(f"{module} ended with {ended}:\n{errors.read()[-3000:]}") from None
+            return found
+
+        try:
+            yield turn
+        finally:
+            process.kill()
+            process.wait()
 
 
 def bound(ratios: Sequence[float]) -> float:
@@ -151,8 +189,8 @@ def _task(model: Path, data: Path, kind: str, steps: int, prompt: int = PROMPT, 
     def tokens(question: str) -> int:
         return len(encode(vlm, [Message("user", (Text(question), Image("it")))], lambda _: stream.getvalue()).input_ids)
 
-    task = Task(str(model), str(data), kind, batch=batch, steps=steps)
-    write_data(data, tokens, kind, (task.warmup + steps) * batch, prompt, answer, answers)
+    task = Task(str(model), str(data), kind, batch, WARMUP + steps)
+    write_data(data, tokens, kind, task.turns * batch, prompt, answer, answers)
     return task
 
 
@@ -209,6 +247,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--sizes", nargs="*", choices=list(SIZES), default=list(SIZES))
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--steps", type=int, default=8, help="measured in each run, after three that are not; eight times as many of a tiny model")
+    parser.add_argument("--llama-factory", metavar="PYTHON", help="interpreter of an environment with LLaMA-Factory, to compare with it too")
     parser.add_argument("--curve", action="store_true", help="also measure the ratios 1:1 to 10:1 with 1 to 16 answers")
     parser.add_argument("--plot", type=Path, help="SVG or PNG file of the curve")
     parser.add_argument("--write", type=Path, metavar="PAGE", help=f"page whose part between {BEGIN} and {END} is replaced")

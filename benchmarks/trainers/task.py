@@ -1,12 +1,14 @@
-"""What a trainer of the benchmark is given and gives back, and the data that all of them train on."""
+"""What a trainer of the benchmark is given and gives back, how trainers take turns, and the data that all of them train on."""
 
 import io
 import json
+import os
 import random
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -18,42 +20,53 @@ class Task:
     model: str
     data: str
     kind: str
-    """sft, dpo or group."""
+    """sft, dpo, reference (only the scores of DPO's reference) or group."""
     batch: int = 2
     """Rows, pairs or groups per optimizer step."""
-    warmup: int = 3
-    steps: int = 12
-    """Steps measured after the warm-up."""
+    turns: int = 12
+    """Steps, those to warm up included."""
 
     def to_json(self) -> str:
         """The same as text."""
         return json.dumps(asdict(self))
 
 
-def given() -> Task:
-    """The task on the command line."""
-    return Task(**json.loads(sys.argv[1]))
+class Turns:
+    """This process's turns among trainers that run one at a time, a step each, and what its steps cost.
+
+    The trainers differ by less than this machine does from one minute to the next; so they must not run one after the other.
+    """
+
+    def __init__(self, to: Connection) -> None:
+        self._to, self._begun = to, 0.0
+        self._spent: dict[str, float] = {}
+
+    def wait(self) -> None:
+        """Until it is this process's turn; the clock then begins."""
+        self._to.recv()
+        self._spent, self._begun = {}, time.process_time()
+
+    def spent(self, part: str) -> None:
+        """CPU seconds since the last call, or the begin of the turn, belong to `part`."""
+        now = time.process_time()
+        self._spent[part], self._begun = now - self._begun, now
+
+    def end(self, part: str | None = None) -> None:
+        """Tell what the turn cost, its last seconds under the name `part`, and wait for the next."""
+        if part:
+            self.spent(part)
+        self._to.send(self._spent)
+        self.wait()
+
+    def close(self, known: dict[str, float]) -> None:
+        """All steps are taken; `known` is what else is to be told."""
+        self._to.send(known)
 
 
-class Clock:
-    """CPU seconds of this process from the end of the warm-up to the last step, from calls at the end of each."""
-
-    def __init__(self, task: Task) -> None:
-        self._task, self._step, self._begun = task, 0, 0.0
-        self.seconds = 0.0
-
-    def tick(self, *_: Any) -> None:
-        """A step has ended."""
-        self._step += 1
-        if self._step == self._task.warmup:
-            self._begun = time.process_time()
-        if self._step == self._task.warmup + self._task.steps:
-            self.seconds = time.process_time() - self._begun
-
-    @property
-    def each(self) -> float:
-        """CPU seconds per row, pair or group."""
-        return self.seconds / self._task.steps / self._task.batch
+def given() -> tuple[Task, Turns]:
+    """The task on the command line, and the turns, on a core that all trainers share."""
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    return Task(**json.loads(sys.argv[1])), Turns(Connection(int(sys.argv[2])))
 
 
 def flops(run: Callable[[], Any]) -> int:

@@ -1,7 +1,6 @@
-"""TRL: `python -m benchmarks.trainers.trl TASK` prints CPU seconds and floating-point operations per row or pair."""
+"""TRL: `python -m benchmarks.trainers.trl TASK FD` takes its turns on the connection FD."""
 
 import io
-import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,31 +12,32 @@ from datasets import Dataset
 from PIL import Image
 from transformers import TrainerCallback
 
-from benchmarks.trainers.task import Clock, flops, given
+from benchmarks.trainers.task import Turns, flops, given
 from insightv.models.vlm import freeze, load
 
 
-class _Ticking(TrainerCallback):
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
+class _Turning(TrainerCallback):
+    def __init__(self, turns: Turns) -> None:
+        self._turns = turns
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
-        self._clock.tick()
+        self._turns.end("step")
 
 
 def main() -> None:
     """Run the task as TRL's documentation has it: for DPO with a reference model of its own, for the trainer has no stored log-probabilities of images."""
-    task = given()
+    task, turns = given()
     rows = [row for file in sorted(Path(task.data).glob("*.parquet")) for row in pyarrow.parquet.read_table(file).to_pylist()]
 
-    def train(steps: int, clock: Clock) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            settings = {"max_steps": steps, "per_device_train_batch_size": task.batch, "learning_rate": 1e-4}
-            trainer(task.kind, Path(task.model), rows, Path(folder), callbacks=[_Ticking(clock)], **settings).train()
+    def made(steps: int, folder: str, *callbacks: TrainerCallback) -> Any:
+        settings = {"max_steps": steps, "per_device_train_batch_size": task.batch, "learning_rate": 1e-4}
+        return trainer(task.kind, Path(task.model), rows, Path(folder), callbacks=callbacks, **settings)
 
-    clock = Clock(task)
-    train(task.warmup + task.steps, clock)
-    print(json.dumps({"step": clock.each, "step_flops": flops(lambda: train(1, Clock(task))) / task.batch}))
+    with tempfile.TemporaryDirectory() as folder:
+        training = made(task.turns, folder, _Turning(turns))
+        turns.wait()
+        training.train()
+        turns.close({"step flops": flops(made(1, folder).train) / task.batch})
 
 
 def trainer(kind: str, model: Path, rows: list[dict[str, Any]], folder: Path, callbacks: Sequence[TrainerCallback] = (), **settings: Any) -> Any:

@@ -1,5 +1,8 @@
 import json
 import math
+import sys
+from dataclasses import replace
+from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +10,7 @@ import pytest
 
 from benchmarks import gpu, models, training
 from benchmarks.trainers import ours
-from benchmarks.trainers.task import Task
+from benchmarks.trainers.task import Turns
 
 
 def test_the_gpus_benchmark_runs_on_a_cpu(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -24,23 +27,50 @@ def task(tmp_path: Path) -> Any:
     return lambda kind: training._task(models.save("llava_next", tmp_path / "model"), tmp_path / kind, kind, steps=2, prompt=80, answer=10, answers=4)
 
 
+class Alone(Turns):
+    """Turns that are always one's own."""
+
+    def __init__(self) -> None:
+        here, self.driver = Pipe()
+        super().__init__(here)
+        self.driver.send(None)
+
+    def end(self, part: str | None = None) -> None:
+        self.driver.send(None)
+        super().end(part)
+
+    def told(self) -> list[dict[str, float]]:
+        return [self.driver.recv() for _ in iter(self.driver.poll, False)]
+
+
 def test_prompts_and_answers_have_the_lengths_that_were_asked_for(task: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    given: Task = task("group")
     seen: list[Any] = []
     monkeypatch.setattr(ours, "_step", lambda _, rows: seen.append(rows))
-    found = ours.group(given)
-    assert found.keys() == {"shared", "separate", "shared_flops", "separate_flops"}
+    turns = Alone()
+    ours.group(task("group"), turns)
+    *steps, known = turns.told()
+    assert [step.keys() for step in steps] == [{"shared", "separate"}] * (2 + training.WARMUP) and known.keys() == {"shared flops", "separate flops"}
     rows = seen[0]
     assert all(len(row.prompt_ids) == 80 and len(row.answers) == 4 for row in rows)
     assert all(8 <= len(answer.ids) <= 13 for row in rows for answer in row.answers)
     assert [len(row.answers) for row in seen[1]] == [1] * 8
 
 
-def test_a_training_is_measured_with_all_that_belongs_to_it(task: Any) -> None:
-    found = ours.training(task("dpo"))
-    assert found.keys() == {"prepare", "reference", "reference_flops", "step", "step_flops"} and min(found.values()) > 0
+def test_trainers_take_turns_and_tell_what_their_steps_cost(task: Any) -> None:
+    dpo = task("dpo")
+    running = {"ours": ("ours", sys.executable, dpo), "scores": ("ours", sys.executable, replace(dpo, kind="reference")), "trl": ("trl", sys.executable, dpo)}
+    found = training.by_turns(running)
+    assert found.keys() == {"ours step", "ours prepare", "ours step flops", "scores reference", "scores reference flops", "trl step", "trl step flops"}
+    assert min(found.values()) > 0
     # Forward and backward pass, the vision tower frozen.
-    assert 2.5 < found["step_flops"] / found["reference_flops"] < 3.2
+    assert 2.5 < found["ours step flops"] / found["scores reference flops"] < 3.2
+    # Prompts of 80 tokens with answers of 10, twice over and with a reference, against once.
+    assert 1.9 < found["trl step flops"] / found["ours step flops"] < 2.7
+
+
+def test_a_trainer_that_fails_is_told_with_its_words(task: Any) -> None:
+    with pytest.raises(RuntimeError, match=r"(?s)trl ended with 1.*no-such-model"):
+        training.by_turns({"trl": ("trl", sys.executable, replace(task("dpo"), model="no-such-model"))})
 
 
 def test_the_bound_is_that_of_the_mean_of_logarithms() -> None:
