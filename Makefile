@@ -10,7 +10,7 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install -qq --constr
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help demo test lint format laptop soak engine conformance peers benchmark install constraints clean
+.PHONY: help demo test lint format laptop soak engine conformance sharded peers benchmark install constraints clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -42,6 +42,9 @@ engine: $(STAMP) ## Kill the data engine at 50 random moments, fill its disk, se
 
 conformance: $(STAMP) ## The client against a real server: SERVER='vllm serve {path} --port {port} --served-model-name tiny-{revision} ..'
 	@CONFORMANCE_SERVER='$(SERVER)' $(BIN)/python -m pytest -q -s -m slow tests/conformance
+
+sharded: $(STAMP) ## Trainings by FSDP2, and by ZeRO-3 where DeepSpeed is installed, on processors (ten minutes)
+	@$(BIN)/python -m pytest -q -m 'slow or not slow' -rs -n $(JOBS) tests/training/test_sharded.py
 
 peers: $(STAMP) ## Other engines, each in an environment of its own, for `make benchmark`
 	@$(BIN)/python -m benchmarks.engine --install-peers peers

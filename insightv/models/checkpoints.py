@@ -44,12 +44,12 @@ Weights = dict[str, Callable[[], Tensor]]
 """By name, how to read each tensor."""
 
 
-def save(vlm: VLM, folder: Path) -> None:
-    """Write model and processor in transformers' layout, with names that vLLM knows too.
+def save(vlm: VLM, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
+    """Write model (or its `weights`, where they were gathered) and processor in transformers' layout, with names that vLLM knows too.
 
     transformers itself writes a CLIP or SigLIP tower without the prefix `vision_model`, which vLLM's classes want; it reads either.
     """
-    vlm.model.save_pretrained(folder)
+    vlm.model.save_pretrained(folder, state_dict=weights)
     vlm.processor.save_pretrained(folder)
     if (vlm.path / _VIDEO).is_file() and not (folder / _VIDEO).exists():
         # Without torchvision a video processor is never loaded, so it is not saved, but servers ask for it.

@@ -7,6 +7,7 @@ from typing import Any
 
 import peft
 from safetensors.torch import save_file
+from torch import Tensor
 
 from insightv.config import LoraConfig, UserError
 
@@ -23,10 +24,17 @@ def add(model: Any, lora: LoraConfig, name: str = "default") -> Any:
     return peft.get_peft_model(model, settings, adapter_name=name)
 
 
-def save(model: Any, folder: Path, name: str = "default") -> None:
-    """Write one adapter as adapter_config.json and adapter_model.safetensors straight into `folder`, whatever its name."""
+def save(model: Any, folder: Path, name: str = "default", gathered: dict[str, Tensor] | None = None) -> None:
+    """Write one adapter as adapter_config.json and adapter_model.safetensors straight into `folder`, whatever its name.
+
+    `gathered` are the model's weights, where it does not hold them itself.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    weights = peft.get_peft_model_state_dict(model, adapter_name=name)
+    if gathered is None:
+        weights = peft.get_peft_model_state_dict(model, adapter_name=name)
+    else:
+        # The library looks for the modules of these names, which FSDP's checkpointing has wrapped in others.
+        weights = {key.replace(f".{name}.", "."): value for key, value in gathered.items() if ".lora_" in key and f".{name}." in key}
     save_file({key: value.detach().cpu().contiguous() for key, value in weights.items()}, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     settings = copy.copy(model.peft_config[name])
     settings.inference_mode = True

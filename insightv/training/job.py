@@ -14,6 +14,7 @@ from insightv.models import checkpoints
 from insightv.models.vlm import VLM
 from insightv.training.prepared import Rows
 from insightv.training.ranks import is_first, take_gpu
+from insightv.training.sharded import is_sharded, whole
 
 PATHS = ("model", "data", "out", "work", "adapter", "reference_model", "reference_adapter", "scores")
 Kind = Literal["sft", "dpo", "reference"]
@@ -46,14 +47,15 @@ def main(train: Callable[..., dict[str, Any]], settings: type[TrainConfig]) -> N
 
 def finish(vlm: VLM, log: Sequence[Mapping[str, Any]], rows: Rows, dropped: Mapping[str, int], out: Path) -> dict[str, Any]:
     """Save model and processor (or the adapter alone) and log.jsonl in `out`; returns the summary."""
+    weights = whole(vlm.model) if is_sharded(vlm.model) else None
     if is_first():
         out.mkdir(parents=True, exist_ok=True)
         if hasattr(vlm.model, "peft_config"):
             from insightv.training.adapters import save
 
-            save(vlm.model, out)
+            save(vlm.model, out, gathered=weights)
         else:
-            checkpoints.save(vlm, out)
+            checkpoints.save(vlm, out, weights)
         # Nothing that differs between two runs of the same training.
         (out / "log.jsonl").write_text("".join(json.dumps(entry, sort_keys=True) + "\n" for entry in log), encoding="utf-8")
     return {

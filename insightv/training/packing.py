@@ -77,7 +77,8 @@ def collate(rows: Sequence[Row], pad_id: int, spare: Row | None = None) -> dict[
     of a token within its answer), all [B, L]; `prompt_lengths` [B], `answers` = N, `longest` = T, `row_ids`, and `pixels` of each row once.
 
     Where no row has an image, `spare`, which has one, is added as a row that counts for nothing: processes that share a model must all use its
-    vision tower in every step, or wait for each other for ever.
+    vision tower in every step, or wait for each other for ever. One process alone does so too, for an optimizer moves what has a gradient of zero, by
+    its momentum, but not what has none.
     """
     count, ids = len(rows[0].answers), [row.row_id for row in rows]
     if any(len(row.answers) != count for row in rows):

@@ -18,10 +18,10 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerContr
 from insightv.config import TrainConfig, UserError
 from insightv.models.vlm import VLM
 from insightv.store import derive_seed
-from insightv.training import attention
+from insightv.training import attention, sharded
 from insightv.training.packing import collate
 from insightv.training.prepared import Rows
-from insightv.training.ranks import count
+from insightv.training.ranks import count, together
 
 Progress = dict[str, Any]
 Report = Callable[[Progress], None]
@@ -44,12 +44,15 @@ def fit(vlm: VLM, rows: Rows, loss: Loss, config: TrainConfig, work: Path, *, co
     """
     processes = count()
     attention.choose(vlm.model, half=in_bfloat16(config))
-    gather = partial(collate, pad_id=vlm.tokenizer.pad_token_id, spare=rows.spare if processes > 1 else None)
+    # A single process with an adapter has nothing on its vision side that moves or that others wait for.
+    spare = rows.spare if processes > 1 or config.lora is None else None
+    gather = partial(collate, pad_id=vlm.tokenizer.pad_token_id, spare=spare)
+    settings = settings_of(config, work, vlm.model, unused=not rows.pictured.any())
     loop = _Trainer(
         loss,
         model=vlm.model,
         # The order of the rows already holds all epochs.
-        args=arguments_of(TrainingArguments, settings_of(config, work, unused=not rows.pictured.any()) | _ORDERED),
+        args=arguments_of(TrainingArguments, settings | _ORDERED),
         train_dataset=Subset(rows, _order(rows.widths.tolist(), config, processes)),
         data_collator=gather,
     )
@@ -59,6 +62,10 @@ def fit(vlm: VLM, rows: Rows, loss: Loss, config: TrainConfig, work: Path, *, co
 
 def trained(loop: Trainer, work: Path, report: Report | None) -> list[dict[str, Any]]:
     """Let a loop run from its last complete checkpoint to its end; returns its log, one entry per logged step."""
+    if loop.args.fsdp and not loop.is_fsdp_enabled:
+        raise UserError("fsdp needs GPUs: on processors every process would quietly hold all weights; leave it out, and they do so")
+    if loop.is_fsdp_enabled:
+        sharded.keep_sums_precise(loop.accelerator.state.fsdp_plugin)
     loop.remove_callback(PrinterCallback)
     loop.add_callback(_Marker())
     loop.add_callback(_Watcher(work, report))
@@ -84,7 +91,7 @@ class Loop(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         own: Any = self.model if model is None else model
-        if hasattr(own, "peft_config"):
+        if hasattr(own, "peft_config") or self.is_fsdp_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
         # `save_pretrained` writes these classes' tensors under older names. The library's resume looks for the newer ones, finds none, warns,
@@ -121,6 +128,8 @@ class _Marker(TrainerCallback):
     """Marks a checkpoint as complete, which the library does not."""
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        # Each process writes its part.
+        together().wait_for_everyone()
         if state.is_world_process_zero:
             (Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
 
@@ -193,8 +202,8 @@ def loader_workers(config: TrainConfig) -> int:
     return int(config.arguments.get("dataloader_num_workers", 4 if torch.cuda.is_available() else 0))
 
 
-def settings_of(config: TrainConfig, work: Path, *, unused: bool) -> dict[str, Any]:
-    """A config as arguments of the library's loop; `unused` says that some batches leave parameters without a gradient."""
+def settings_of(config: TrainConfig, work: Path, model: Any, *, unused: bool) -> dict[str, Any]:
+    """A config as arguments of the library's loop, for this model; `unused` says that some batches leave parameters without a gradient."""
     gpu, processes = torch.cuda.is_available(), count()
     return {
         "output_dir": str(work),
@@ -219,7 +228,7 @@ def settings_of(config: TrainConfig, work: Path, *, unused: bool) -> dict[str, A
         # A trained vision tower has layers behind the one whose features are taken.
         "ddp_find_unused_parameters": unused or "vision" in config.train,
         **({"ddp_backend": "gloo"} if processes > 1 and not gpu else {}),
-        **config.arguments,
+        **sharded.completed(config.arguments, model),
     }
 
 

@@ -13,18 +13,21 @@ from typing import Any, TypeVar
 
 import PIL.Image
 import pytest
+import torch
 
-from insightv.config import EndpointConfig, GenerateConfig, SamplingConfig
+from insightv.config import EndpointConfig, GenerateConfig, LocalConfig, LoraConfig, SamplingConfig
 from insightv.generation.sample import paths
 from insightv.images import encode_png
 from insightv.models import checkpoints
 from insightv.models.chat import Image, Message, Reply, Sampling, Text, text_message
 from insightv.models.endpoint import Endpoint
+from insightv.models.local import LocalChat
 from insightv.models.serve import served
 from insightv.models.vlm import load
 from insightv.prompts import generator_messages
 from insightv.records import Chain, Problem
 from insightv.store import ImageStore, Journal
+from insightv.training import adapters
 
 SERVER = os.environ.get("CONFORMANCE_SERVER", "")
 BLOCK = 32
@@ -35,15 +38,21 @@ T = TypeVar("T")
 
 
 @pytest.fixture(scope="module", params=["tiny_llava_next", "tiny_qwen"])
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EndpointConfig]:
-    """A server of a tiny model, as the rounds of DPO start one."""
+def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny checkpoint as our trainings write one."""
     source: Path = request.getfixturevalue(request.param)
     if request.param == "tiny_qwen":
         # A published checkpoint has it. The server's own transformers asks for it, though no video is ever sent.
         (source / "video_preprocessor_config.json").write_text('{"video_processor_type": "Qwen2VLVideoProcessor"}')
     path = tmp_path_factory.mktemp("trained")
     checkpoints.save(load(source), path)
-    with served(SERVER, path, None, 300, tmp_path_factory.mktemp("server")) as endpoint:
+    return path
+
+
+@pytest.fixture(scope="module")
+def server(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EndpointConfig]:
+    """A server of it, as the rounds of DPO start one."""
+    with served(SERVER, trained, None, 300, tmp_path_factory.mktemp("server")) as endpoint:
         yield endpoint
 
 
@@ -195,3 +204,32 @@ def test_chains_share_their_prefixes_in_the_servers_cache(server: EndpointConfig
     print(f"\n{len(usages)} requests, {prompt} prompt tokens, {cached} from the cache, {possible} possible in full blocks: {cached / possible:.3f}")
     assert {(chain.status, len(chain.steps)) for chain in chains} == {("ok", 4)}
     assert cached >= 0.95 * possible > 0.5 * prompt
+
+
+def test_both_agents_are_served_as_adapters_on_one_base(trained: Path, store: ImageStore, tmp_path: Path) -> None:
+    agents: dict[str, Path | None] = {"base": None, "reasoner": tmp_path / "reasoner", "summarizer": tmp_path / "summarizer"}
+    for name, folder in agents.items():
+        if folder:
+            torch.manual_seed(len(name))
+            wrapped = adapters.add(load(trained).model, LoraConfig(r=8), name)
+            for weight_name, weights in wrapped.named_parameters():
+                if "lora_B" in weight_name:
+                    torch.nn.init.normal_(weights, std=0.3)
+            adapters.save(wrapped, folder, name)
+    modules = " ".join(f"{name}={folder}" for name, folder in agents.items() if folder)
+    prompts = [look(picture(store, colour)) for colour in ("red", "blue", "green", "white")]
+    sampling = Sampling(max_tokens=8, logprobs=True)
+
+    async def all_of(chat: Any) -> list[Reply]:
+        return [reply for messages in prompts for reply in await chat.complete(messages, sampling)]
+
+    told = {}
+    with served(f"{SERVER} --enable-lora --max-lora-rank 8 --lora-modules {modules}", trained, None, 300, tmp_path / "server") as endpoint:
+        for name, folder in agents.items():
+            told[name] = asked(endpoint if folder is None else endpoint.model_copy(update={"model": name}), store, all_of)
+    for name, folder in agents.items():
+        local = asyncio.run(all_of(LocalChat(load(trained, adapter=folder), store, None, LocalConfig(dtype="float32"))))
+        for there, here in zip(told[name], local, strict=True):
+            assert there.text == here.text
+            assert there.logprobs == pytest.approx(here.logprobs, abs=1e-3)
+    assert len({str([reply.text for reply in replies]) for replies in told.values()}) == 3
