@@ -10,7 +10,7 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install -qq --constr
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help demo test lint format laptop soak engine conformance sharded peers benchmark install constraints clean
+.PHONY: help demo test lint format laptop soak engine conformance layouts sharded peers benchmark install constraints clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -41,7 +41,10 @@ engine: $(STAMP) ## Kill the data engine at 50 random moments, fill its disk, se
 	@$(BIN)/python -m pytest -q -s -m slow -rs tests/soak/test_engine.py tests/soak/test_engine_weather.py tests/soak/test_engine_workers.py
 
 conformance: $(STAMP) ## The client against a real server: SERVER='vllm serve {path} --port {port} --served-model-name tiny-{revision} ..'
-	@CONFORMANCE_SERVER='$(SERVER)' $(BIN)/python -m pytest -q -s -m slow tests/conformance
+	@CONFORMANCE_SERVER='$(SERVER)' $(BIN)/python -m pytest -q -s -m slow tests/conformance/test_server.py
+
+layouts: $(STAMP) ## Exported data sets in the loaders of the trainers they are for: LOADERS=PYTHON, of an environment with these
+	@CONFORMANCE_LOADERS='$(LOADERS)' $(BIN)/python -m pytest -q -m slow -rs tests/conformance/test_layouts.py
 
 sharded: $(STAMP) ## Trainings by FSDP2, and by ZeRO-3 where DeepSpeed is installed, on processors (ten minutes)
 	@$(BIN)/python -m pytest -q -m 'slow or not slow' -rs -n $(JOBS) tests/training/test_sharded.py

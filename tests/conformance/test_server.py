@@ -230,6 +230,7 @@ def test_both_agents_are_served_as_adapters_on_one_base(trained: Path, store: Im
     for name, folder in agents.items():
         local = asyncio.run(all_of(LocalChat(load(trained, adapter=folder), store, None, LocalConfig(dtype="float32"))))
         for there, here in zip(told[name], local, strict=True):
-            assert there.text == here.text
+            # The server keeps back the first bytes of a letter that the limit cut.
+            assert there.text.rstrip("\ufffd") == here.text.rstrip("\ufffd")
             assert there.logprobs == pytest.approx(here.logprobs, abs=1e-3)
     assert len({str([reply.text for reply in replies]) for replies in told.values()}) == 3
