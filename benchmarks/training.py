@@ -86,7 +86,7 @@ def main() -> None:
 
 def compared(kind: str, size: str, folder: Path, repeats: int, steps: int, peers: Mapping[str, str]) -> Iterator[Line]:
     """The claims about one class of model; `peers` are trainers to compare with and the interpreters that run them."""
-    called, steps = f"{size} {kind}", steps * (8 if size == "tiny" else 1)
+    called, steps = f"{size} {kind}", steps * (4 if size == "tiny" else 1)
     model = models.save(kind, folder / called, **SIZES[size])
     tasks = {name: _task(model, folder / f"{called}-{name}", name, steps) for name in ("dpo", "sft", "group")}
     tasks["reference"] = replace(tasks["dpo"], kind="reference")
@@ -102,9 +102,10 @@ def compared(kind: str, size: str, folder: Path, repeats: int, steps: int, peers
     dpo, sft, groups = taken(peers, "dpo", "reference"), taken(peers, "sft"), taken({}, "group")
     for peer, title in {"trl": "TRL", "llama_factory": "LLaMA-Factory"}.items():
         if peer in peers:
-            yield _line(f"{called}: DPO, {title}", dpo, [f"{peer} step"], ["ours dpo step", "ours dpo prepare", "ours reference reference"])
-            yield _line(f"{called}: DPO with stored log-probabilities of the reference, {title}", dpo, [f"{peer} step"], ["ours dpo step", "ours dpo prepare"])
-            yield _line(f"{called}: SFT, {title}", sft, [f"{peer} step"], ["ours sft step", "ours sft prepare"])
+            theirs = [f"{peer} step", f"{peer} prepare"]
+            yield _line(f"{called}: DPO, {title}", dpo, theirs, ["ours dpo step", "ours dpo prepare", "ours reference reference"])
+            yield _line(f"{called}: DPO with stored log-probabilities of the reference, {title}", dpo, theirs, ["ours dpo step", "ours dpo prepare"])
+            yield _line(f"{called}: SFT, {title}", sft, theirs, ["ours sft step", "ours sft prepare"])
     yield _line(f"{called}: group of 8, separate rows", groups, ["ours group separate"], ["ours group shared"])
 
 
@@ -246,7 +247,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--models", nargs="*", choices=list(models.KINDS), default=["llava_next", "qwen2_5_vl"])
     parser.add_argument("--sizes", nargs="*", choices=list(SIZES), default=list(SIZES))
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=8, help="measured in each run, after three that are not; eight times as many of a tiny model")
+    parser.add_argument("--steps", type=int, default=8, help="measured in each run, after three that are not; four times as many of a tiny model")
     parser.add_argument("--llama-factory", metavar="PYTHON", help="interpreter of an environment with LLaMA-Factory, to compare with it too")
     parser.add_argument("--curve", action="store_true", help="also measure the ratios 1:1 to 10:1 with 1 to 16 answers")
     parser.add_argument("--plot", type=Path, help="SVG or PNG file of the curve")

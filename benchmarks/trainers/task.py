@@ -42,8 +42,9 @@ class Turns:
         self._spent: dict[str, float] = {}
 
     def wait(self) -> None:
-        """Until it is this process's turn; the clock then begins."""
+        """Until it is this process's turn; the clock then begins. From the first on, all trainers share one core."""
         self._to.recv()
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
         self._spent, self._begun = {}, time.process_time()
 
     def spent(self, part: str) -> None:
@@ -64,8 +65,7 @@ class Turns:
 
 
 def given() -> tuple[Task, Turns]:
-    """The task on the command line, and the turns, on a core that all trainers share."""
-    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    """The task on the command line, and the turns."""
     return Task(**json.loads(sys.argv[1])), Turns(Connection(int(sys.argv[2])))
 
 
