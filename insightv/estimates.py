@@ -71,7 +71,8 @@ def _facts(training: Training, shape: "Shape", tokens: Tokens, gpu: str, share: 
     cost = work(shape, row, settings.train, lora=settings.lora is not None, checkpointing=bool(settings.arguments.get("gradient_checkpointing")))
     passed = training.rows * training.passes
     operations = passed * (cost.forward if training.scores else sum(cost))
-    held = memory(shape, settings, row)
+    # A scoring has the whole model in each process.
+    held = memory(shape, settings.model_copy(update={"arguments": {}}) if training.scores else settings, row)
     return {
         "training": training.stage,
         "rows": training.rows,

@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
+from transformers import LlamaConfig, LlavaNextConfig
 
 from insightv.cli import main
 from insightv.config import Config, UserError, load_config
@@ -42,6 +43,19 @@ def test_hours_follow_from_operations_and_the_gpus(tmp_path: Path) -> None:
     assert found["dpo1"]["M tokens"] == round(400 * (100 + 2 * 20) / 1e6, 1)
     twice = project(load_config(ROOT / "configs" / "demo.yaml", [f"run={tmp_path}", "reasoner.max_steps=480"]), TOKENS, "h100", 0.5)[0]
     assert float(twice["PFLOP"]) == pytest.approx(2 * float(str(found["reasoner"]["PFLOP"])), abs=0.1)  # type: ignore[arg-type]
+
+
+def test_fsdp_divides_what_a_training_holds_but_a_scoring_has_the_whole_model(tmp_path: Path) -> None:
+    LlavaNextConfig(text_config=LlamaConfig(hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, vocab_size=32000)).save_pretrained(tmp_path)
+
+    def held(arguments: str) -> list[float]:
+        told = [f"run={tmp_path}", f"models.base={tmp_path}", *(f"{name}.{setting}" for name in ("reasoner", "dpo") for setting in ("processes=8", arguments))]
+        found = facts(load_config(ROOT / "configs" / "demo.yaml", told))
+        return [float(str(found[name]["GB on each"])) for name in ("reasoner", "dpo1", "round1-reference")]
+
+    whole, parts = held("arguments={}"), held("arguments={fsdp: true}")
+    assert min(whole) > 25
+    assert parts[0] < whole[0] / 5 and parts[1] < whole[1] / 5 and parts[2] == whole[2]
 
 
 def test_problems_that_nobody_can_count_are_one_clear_line() -> None:
