@@ -28,7 +28,10 @@ def completed(arguments: Mapping[str, Any], model: Any) -> dict[str, Any]:
         raise UserError("fsdp lays a model's weights in parts into several processes, and this training is one: set processes, or leave fsdp out")
     given = arguments.get("fsdp_config") or {}
     if isinstance(given, str):
-        given = json.loads(Path(given).read_text(encoding="utf-8"))
+        try:
+            given = json.loads(Path(given).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"fsdp_config: {given}: {error}") from None
     known = {name.removeprefix("fsdp_"): value for name, value in given.items()}
     layers = sorted({type(module).__name__ for module in model.modules() if isinstance(module, GradientCheckpointingLayer)})
     rest = {name: value for name, value in arguments.items() if name != "gradient_checkpointing"}

@@ -148,3 +148,5 @@ def test_what_a_user_says_of_fsdp_stands(tmp_path: Path, monkeypatch: pytest.Mon
         assert found["bf16"] and found["fsdp_config"]["transformer_layer_cls_to_wrap"] == ["Block"] and found["fsdp_config"]["cpu_offload"]
         assert found["fsdp_config"]["state_dict_type"] == "SHARDED_STATE_DICT"
     assert completed({"bf16": True}, torch.nn.Linear(2, 2)) == {"bf16": True}
+    with pytest.raises(UserError, match=r"fsdp_config: .*none\.json: .*No such file"):
+        completed({"fsdp": True, "fsdp_config": str(tmp_path / "none.json")}, torch.nn.Linear(2, 2))
