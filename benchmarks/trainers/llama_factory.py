@@ -11,29 +11,18 @@ from typing import Any
 
 from transformers import AutoConfig, ProcessorMixin, TrainerCallback
 
-from benchmarks.trainers.task import Task, Turns, flops, given
+from benchmarks.trainers.task import Task, Turning, flops, given
 
 TEMPLATES = {"llava_next": "llava_next_mistral", "qwen2_5_vl": "qwen2_vl"}
 """Class -> its template whose prompts are as short as the checkpoint's own."""
 
 
-class _Turning(TrainerCallback):
-    def __init__(self, turns: Turns) -> None:
-        self._turns = turns
-
-    def on_train_begin(self, *_: Any, **__: Any) -> None:
-        self._turns.wait()
-
-    def on_step_end(self, *_: Any, **__: Any) -> None:
-        self._turns.end("step")
-
-
 def main() -> None:
     """Run the task as its documentation has it: for DPO with a reference model of its own, which is scored in every step."""
     task, turns = given()
-    _import_for_images_alone()
+    import_for_images_alone()
     spent = _timed_tokenising(task)
-    _train(task, task.turns, _Turning(turns))
+    _train(task, task.turns, Turning(turns))
     turns.close({"prepare": spent[0] / task.turns / task.batch, "step flops": flops(lambda: _train(task, 1)) / task.batch})
 
 
@@ -67,7 +56,7 @@ def _timed_tokenising(task: Task) -> list[float]:
     return spent
 
 
-def _import_for_images_alone() -> None:
+def import_for_images_alone() -> None:
     """Let it run without torchaudio and torchvision, of which there is no build for this torch; only sounds and videos need them."""
     os.environ["DISABLE_VERSION_CHECK"] = "1"
     sys.modules["torchaudio"] = ModuleType("torchaudio")

@@ -12,6 +12,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from transformers import TrainerCallback
+
 
 @dataclass(frozen=True)
 class Task:
@@ -62,6 +64,19 @@ class Turns:
     def close(self, known: dict[str, float]) -> None:
         """All steps are taken; `known` is what else is to be told."""
         self._to.send(known)
+
+
+class Turning(TrainerCallback):
+    """A step a turn, for loops of transformers."""
+
+    def __init__(self, turns: Turns) -> None:
+        self._turns = turns
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self._turns.wait()
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self._turns.end("step")
 
 
 def given() -> tuple[Task, Turns]:

@@ -12,16 +12,8 @@ from datasets import Dataset
 from PIL import Image
 from transformers import TrainerCallback
 
-from benchmarks.trainers.task import Turns, flops, given
+from benchmarks.trainers.task import Turning, flops, given
 from insightv.models.vlm import freeze, load
-
-
-class _Turning(TrainerCallback):
-    def __init__(self, turns: Turns) -> None:
-        self._turns = turns
-
-    def on_step_end(self, *_: Any, **__: Any) -> None:
-        self._turns.end("step")
 
 
 def main() -> None:
@@ -34,9 +26,7 @@ def main() -> None:
         return trainer(task.kind, Path(task.model), rows, Path(folder), callbacks=callbacks, **settings)
 
     with tempfile.TemporaryDirectory() as folder:
-        training = made(task.turns, folder, _Turning(turns))
-        turns.wait()
-        training.train()
+        made(task.turns, folder, Turning(turns)).train()
         turns.close({"step flops": flops(made(1, folder).train) / task.batch})
 
 

@@ -14,7 +14,7 @@ from insightv.models import checkpoints
 from insightv.models.vlm import VLM
 from insightv.training.prepared import Rows
 from insightv.training.ranks import is_first, take_gpu
-from insightv.training.sharded import is_sharded, whole
+from insightv.training.sharded import gathered
 
 PATHS = ("model", "data", "out", "work", "adapter", "reference_model", "reference_adapter", "scores")
 Kind = Literal["sft", "dpo", "reference"]
@@ -47,7 +47,7 @@ def main(train: Callable[..., dict[str, Any]], settings: type[TrainConfig]) -> N
 
 def finish(vlm: VLM, log: Sequence[Mapping[str, Any]], rows: Rows, dropped: Mapping[str, int], out: Path) -> dict[str, Any]:
     """Save model and processor (or the adapter alone) and log.jsonl in `out`; returns the summary."""
-    weights = whole(vlm.model) if is_sharded(vlm.model) else None
+    weights = gathered(vlm.model)
     if is_first():
         out.mkdir(parents=True, exist_ok=True)
         if hasattr(vlm.model, "peft_config"):

@@ -50,14 +50,16 @@ def keep_sums_precise(plugin: FullyShardedDataParallelPlugin) -> None:
         plugin.mixed_precision_policy = replace(plugin.mixed_precision_policy, reduce_dtype=torch.float32, output_dtype=None)
 
 
-def is_sharded(model: Any) -> bool:
-    """Whether no process has all of the model's weights."""
-    return isinstance(model, FSDPModule) or any(hasattr(parameter, "ds_id") for parameter in model.parameters())
+def gathered(model: Any) -> dict[str, Tensor] | None:
+    """All weights of a model that lies in parts, on the CPU, in the process that writes, and nothing in the others; every process must call it.
 
-
-def whole(model: Any) -> dict[str, Tensor]:
-    """All weights of a sharded model, on the CPU, in the process that writes, and nothing in the others; every process must call it."""
-    return _whole_of_fsdp(model) if isinstance(model, FSDPModule) else _whole_of_deepspeed(model)
+    `None` for a model that is whole in each process.
+    """
+    if isinstance(model, FSDPModule):
+        return _whole_of_fsdp(model)
+    if any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
+        return _whole_of_deepspeed(model)
+    return None
 
 
 def _whole_of_fsdp(model: Any) -> dict[str, Tensor]:
@@ -69,11 +71,11 @@ def _whole_of_fsdp(model: Any) -> dict[str, Tensor]:
 def _whole_of_deepspeed(model: Any) -> dict[str, Tensor]:
     from deepspeed.runtime.zero import GatheredParameters
 
-    gathered: dict[str, Tensor] = {}
+    found: dict[str, Tensor] = {}
     for name, parameter in model.named_parameters():
         with GatheredParameters([parameter]):
             if is_first():
-                gathered[name] = parameter.detach().cpu().clone()
+                found[name] = parameter.detach().cpu().clone()
     # Buffers are whole in every process; those that are not saved are left out.
     kept = model.state_dict().keys()
-    return gathered | {name: value.cpu() for name, value in model.named_buffers() if is_first() and name in kept}
+    return found | {name: value.cpu() for name, value in model.named_buffers() if is_first() and name in kept}

@@ -14,7 +14,6 @@ from insightv.datasets.export import load as load_data
 from insightv.models.vlm import VLM, load
 from insightv.training.prepared import Rows
 from insightv.training.run import Loop, Report, arguments_of, settings_of, trained
-from insightv.training.sharded import completed
 
 _NAMES = {
     "loss": "loss",
@@ -69,8 +68,7 @@ def _fit(
     # A data set that others wrote may not say that these bytes are images.
     known = features([name for name in ("completion", "chosen", "rejected") if name in chosen.column_names])
     chosen = chosen.cast(Features({name: kind for name, kind in known.items() if name in chosen.column_names}))
-    known = {"max_length": None, "gradient_checkpointing": False} | own | completed(config.arguments, vlm.model)
-    settings = settings_of(config, work, vlm.model, unused=not rows.pictured.all()) | known
+    settings = {"max_length": None, "gradient_checkpointing": False} | own | settings_of(config, work, vlm.model, unused=not rows.pictured.all())
     # Its loop, but one that finds a checkpoint's weights again.
     resuming: Any = type(trainer.__name__, (Loop, trainer), {})
     loop = resuming(model=vlm.model, args=arguments_of(arguments, settings), train_dataset=chosen, processing_class=vlm.processor, **more)

@@ -7,8 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from importlib.machinery import ModuleSpec
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 Rows = list[dict[str, Any]]
@@ -16,10 +15,9 @@ Rows = list[dict[str, Any]]
 
 def llama_factory(folder: str) -> Rows:
     """Its loader and the converter of ShareGPT's form."""
-    # It wants a library for sounds that has no build for every torch.
-    sys.modules["torchaudio"] = ModuleType("torchaudio")
-    sys.modules["torchaudio"].__spec__ = ModuleSpec("torchaudio", None)
-    os.environ["DISABLE_VERSION_CHECK"] = "1"
+    from benchmarks.trainers.llama_factory import import_for_images_alone
+
+    import_for_images_alone()
     from llamafactory.data.loader import _load_single_dataset
     from llamafactory.data.parser import get_dataset_list
     from llamafactory.hparams import DataArguments

@@ -43,7 +43,8 @@ def loaded(layout: str, folder: Path) -> list[dict[str, Any]]:
     if subprocess.run([LOADERS, "-c", f"import importlib.util as u, sys; sys.exit(u.find_spec('{MODULES[layout]}') is None)"]).returncode:
         pytest.skip(f"{MODULES[layout]} is not installed there")
     script = Path(__file__).with_name("loaders.py")
-    environment = os.environ | {"ROOT_IMAGE_DIR": str(folder), "HF_HOME": str(folder / "hf"), "MODELSCOPE_CACHE": str(folder / "ms")}
+    paths = os.pathsep.join([str(script.parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = os.environ | {"PYTHONPATH": paths, "ROOT_IMAGE_DIR": str(folder), "HF_HOME": str(folder / "hf"), "MODELSCOPE_CACHE": str(folder / "ms")}
     ended = subprocess.run([LOADERS, str(script), layout, str(folder)], capture_output=True, text=True, timeout=300, env=environment, cwd=folder)
     assert ended.returncode == 0, ended.stderr[-3000:]
     found: list[dict[str, Any]] = json.loads(ended.stdout.strip().splitlines()[-1])

@@ -54,3 +54,12 @@ def save(tmp_path: Path) -> Callable[[Data], Path]:
         return folder
 
     return write
+
+
+@pytest.fixture
+def mixed(rows: Callable[..., Data], save: Callable[[Data], Path]) -> Path:
+    """Eight rows of which the shorter four have no image, so that some steps have images in one of two processes alone."""
+    data = rows(8)
+    for row in data[1::2]:
+        row |= {"images": [], "prompt": [_said("user", "what colour is the sky, " + "or the sea, " * int(row["id"][3:]))]}
+    return save(data)

@@ -68,17 +68,8 @@ def run_two(folder: Path, values: dict[str, Any], **paths: Path) -> dict[str, An
     return told
 
 
-def test_two_processes_with_half_the_batch_each_train_as_one_though_one_of_them_has_no_image(
-    tiny_llava_next: Path, rows: Callable[..., Any], save: Callable[..., Path], tmp_path: Path
-) -> None:
-    data = rows(8)
-    # The shorter rows have no image; rows of a step go to the processes by turns of two, so that some steps have images in one of them alone.
-    for row in data[1::2]:
-        row |= {
-            "images": [],
-            "prompt": [{"role": "user", "content": [{"type": "text", "text": "what colour is the sky, " + "or the sea, " * int(row["id"][3:])}]}],
-        }
-    paths = {"model": tiny_llava_next, "data": save(data)}
+def test_two_processes_with_half_the_batch_each_train_as_one_though_one_of_them_has_no_image(tiny_llava_next: Path, mixed: Path, tmp_path: Path) -> None:
+    paths = {"model": tiny_llava_next, "data": mixed}
     sft.train(out=tmp_path / "one", config=TrainConfig.model_validate(STEADY), work=tmp_path / "work1", **paths)
     told = run_two(tmp_path / "two", STEADY, out=tmp_path / "two", work=tmp_path / "work2", **paths)
     assert told["steps"] == 4

@@ -34,18 +34,6 @@ ENGINES = [
 ]
 
 
-@pytest.fixture
-def mixed(rows: Callable[..., Any], save: Callable[..., Path]) -> Path:
-    """Rows half of which have no image: of those that are in a step, one process may have none."""
-    data = rows(8)
-    for row in data[1::2]:
-        row |= {
-            "images": [],
-            "prompt": [{"role": "user", "content": [{"type": "text", "text": "what colour is the sky, " + "or the sea, " * int(row["id"][3:])}]}],
-        }
-    return save(data)
-
-
 def losses(folder: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in (folder / "log.jsonl").read_text().splitlines()]
 
@@ -68,6 +56,14 @@ def together(folder: Path, settings: Mapping[str, Any], processes: int = 2, **pa
     assert finished.returncode == 0, finished.stderr[-5000:]
 
 
+def assert_trained_alike(one: Path, two: Path, file: str) -> None:
+    assert losses(two) == pytest.approx(losses(one), abs=1e-5)
+    expected, found = load_file(one / file), load_file(two / file)
+    assert found.keys() == expected.keys()
+    for name, weights in expected.items():
+        torch.testing.assert_close(found[name], weights, atol=2e-4, rtol=0)
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("kind", ["llava_next", *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS if kind != "llava_next")])
 def test_sharded_weights_train_as_whole_ones_though_a_process_has_no_image(
@@ -76,11 +72,7 @@ def test_sharded_weights_train_as_whole_ones_though_a_process_has_no_image(
     paths = {"model": tiny(kind), "data": mixed}
     alone(tmp_path / "one", {}, **paths)
     together(tmp_path / "two", {"arguments": engine}, **paths)
-    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-5)
-    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
-    assert one.keys() == two.keys()
-    for name, weights in one.items():
-        torch.testing.assert_close(two[name], weights, atol=2e-4, rtol=0)
+    assert_trained_alike(tmp_path / "one", tmp_path / "two", "model.safetensors")
 
 
 @pytest.mark.slow
@@ -89,11 +81,7 @@ def test_an_adapter_on_sharded_weights_is_the_one_that_whole_weights_give(engine
     paths, lora = {"model": tiny_llava_next, "data": mixed}, {"lora": LoraConfig(r=2)}
     alone(tmp_path / "one", lora, **paths)
     together(tmp_path / "two", lora | {"arguments": engine}, **paths)
-    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-5)
-    one, two = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("one", "two"))
-    assert one.keys() == two.keys()
-    for name, weights in one.items():
-        torch.testing.assert_close(two[name], weights, atol=2e-4, rtol=0)
+    assert_trained_alike(tmp_path / "one", tmp_path / "two", "adapter_model.safetensors")
 
 
 @pytest.mark.slow
