@@ -43,8 +43,8 @@ class VLM:
     device: torch.device
     path: Path
     """Where it was loaded from."""
-    image_tokens: dict[tuple[tuple[int, int], ...], list[int]] = field(default_factory=dict)
-    """How many tokens images of a size have, as far as it was found out."""
+    sized: dict["Sizes", "Sized"] = field(default_factory=dict)
+    """What is known of images by their sizes: those of one, or of several that are prepared together."""
 
     @property
     def tokenizer(self) -> Any:
@@ -69,6 +69,20 @@ class VLM:
         """Matches a special token written out in a text."""
         names = sorted((name for name in self.control if len(name) > 1), key=lambda name: (-len(name), name))
         return re.compile("|".join(map(re.escape, names)) or r"(?!)")
+
+
+Sizes = tuple[tuple[int, int], ...]
+"""Width and height of each image."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sized:
+    """What images of some sizes have in common."""
+
+    ids: list[list[int]]
+    """The tokens of each."""
+    pixels: list[str]
+    """Names of their tensors where the image processor alone makes them, else none: the processor then runs whole, text and all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,12 +186,14 @@ def expand(vlm: VLM, tokens: Sequence[int], prepared: Prepared) -> Encoded:
 
 
 def count_image_tokens(vlm: VLM, sizes: Sequence[tuple[int, int]]) -> list[int]:
-    """How many tokens images of these sizes (width, height) have in one conversation: found once for each size, by preparing a blank one."""
-    together = [tuple(sizes)] if _depend_on_each_other(vlm, sizes) else [(size,) for size in sizes]
-    for group in together:
-        if group not in vlm.image_tokens:
-            vlm.image_tokens[group] = [len(ids) for ids in _prepare(vlm, [PIL.Image.new("RGB", size) for size in group]).ids]
-    return [count for group in together for count in vlm.image_tokens[group]]
+    """How many tokens images of these sizes (width, height) have in one conversation: found once for each size, by preparing a grey one."""
+    found: list[int] = []
+    for group in _together(vlm, sizes):
+        if tuple(group) not in vlm.sized:
+            # Not of one colour, whose pixels would be the same however they are resized.
+            _prepare_together(vlm, [PIL.Image.linear_gradient("L").convert("RGB").resize(size) for size in group])
+        found += [len(ids) for ids in vlm.sized[tuple(group)].ids]
+    return found
 
 
 def tokenize(vlm: VLM, text: str) -> list[int]:
@@ -260,26 +276,39 @@ def _defused(vlm: VLM, text: str) -> str:
     return vlm.control_pattern.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
 
 
-def _depend_on_each_other(vlm: VLM, images: Sequence[Any]) -> bool:
-    """Whether several images become other tokens than each alone: LLaVA-OneVision does not cut them into tiles."""
-    return len(images) > 1 and "batch_num_images" in vlm.processor.image_processor.model_input_names
+def _together(vlm: VLM, images: Sequence[Any]) -> list[Sequence[Any]]:
+    """Groups of images that are prepared together: LLaVA-OneVision cuts one into tiles, but not several; elsewhere each is by itself."""
+    return [images] if len(images) > 1 and "batch_num_images" in vlm.processor.image_processor.model_input_names else [[image] for image in images]
 
 
 def _prepare(vlm: VLM, images: Sequence[PIL.Image.Image]) -> Prepared:
-    if _depend_on_each_other(vlm, images):
-        ids, pixels = _process(vlm, images)
-        # Without tiles each has as many tokens as the others.
-        each = len(ids) // len(images)
-        return Prepared([ids[start : start + each] for start in range(0, len(ids), each)], pixels)
-    single = [_process(vlm, [image]) for image in images]
-    return Prepared([ids for ids, _ in single], collate_pixels([pixels for _, pixels in single]))
+    groups = [_prepare_together(vlm, group) for group in _together(vlm, images)]
+    return Prepared([ids for group in groups for ids in group.ids], collate_pixels([group.pixels for group in groups]))
 
 
-def _process(vlm: VLM, images: Sequence[PIL.Image.Image]) -> tuple[list[int], dict[str, Tensor]]:
+def _prepare_together(vlm: VLM, images: Sequence[PIL.Image.Image]) -> Prepared:
+    """As the processor has it, which reads the text of all the images' tokens anew each time; where sizes are known, the image processor is enough."""
+    sizes = tuple(image.size for image in images)
+    known = vlm.sized.get(sizes)
+    if known and known.pixels:
+        given = vlm.processor.image_processor(images=[list(images)], return_tensors="pt")
+        return Prepared(known.ids, {name: given[name] for name in known.pixels})
+    prepared = _process(vlm, images)
+    if not known:
+        given = vlm.processor.image_processor(images=[list(images)], return_tensors="pt")
+        same = all(name in given and torch.equal(given[name], value) for name, value in prepared.pixels.items())
+        vlm.sized[sizes] = Sized(prepared.ids, list(prepared.pixels) if same else [])
+    return prepared
+
+
+def _process(vlm: VLM, images: Sequence[PIL.Image.Image]) -> Prepared:
     processor = vlm.processor
     given = processor(images=[list(images)], text=[processor.image_token * len(images)], add_special_tokens=False, return_tensors="pt")
-    tensors = {name: value for name, value in given.items() if name not in ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")}
-    return given["input_ids"][0].tolist(), tensors
+    pixels = {name: value for name, value in given.items() if name not in ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")}
+    ids = given["input_ids"][0].tolist()
+    # Several images that are prepared together are not cut into tiles, and have as many tokens each.
+    each = len(ids) // len(images)
+    return Prepared([ids[start : start + each] for start in range(0, len(ids), each)], pixels)
 
 
 def _join(tensors: Sequence[Tensor]) -> Tensor:

@@ -4,6 +4,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,6 +50,43 @@ def test_encoding_equals_the_processors_own(vlm: vlms.VLM) -> None:
     assert set(encoded.pixels) == set(expected) - {"input_ids", "attention_mask", "mm_token_type_ids"}
     for name, tensor in encoded.pixels.items():
         assert torch.equal(*map(tiles, (tensor, expected[name])) if "pixel_attention_mask" in expected else (tensor, expected[name]))
+
+
+def test_images_of_a_known_size_need_the_image_processor_alone(vlm: vlms.VLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And become the very same tokens and pixels, whatever their tiles, alone and several together."""
+    shapes = [(64, 40), (40, 90), (96, 32), (30, 30)]
+    conversations = [*([shape] for shape in shapes), shapes[:2]]
+    pictures = [[picture(at, *shape) for at, shape in enumerate(conversation)] for conversation in conversations]
+    fresh = [vlms.prepare(vlm, each) for each in pictures]
+    monkeypatch.setattr(type(vlm.processor), "__call__", lambda *_, **__: pytest.fail("the processor ran whole"))
+    for conversation, each, expected in zip(conversations, pictures, fresh, strict=True):
+        again = vlms.prepare(vlm, each)
+        assert again.ids == expected.ids and [len(ids) for ids in again.ids] == vlms.count_image_tokens(vlm, conversation)
+        assert again.pixels.keys() == expected.pixels.keys()
+        assert all(torch.equal(again.pixels[name], value) for name, value in expected.pixels.items())
+
+
+def test_an_image_processor_that_gives_other_pixels_is_not_trusted(tiny_llava: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vlm = vlms.load(tiny_llava, device="cpu")
+    expected = vlms.prepare(vlm, [picture(0)]).pixels["pixel_values"]
+    vlm.sized.clear()
+    whole, kind = type(vlm.processor).__call__, type(vlm.processor.image_processor)
+    within, real = [False], kind.__call__
+
+    def processed(self: Any, *given: Any, **named: Any) -> Any:
+        within[0] = True
+        made = whole(self, *given, **named)
+        within[0] = False
+        return made
+
+    def alone(self: Any, *given: Any, **named: Any) -> Any:
+        made = real(self, *given, **named)
+        return made if within[0] else {name: value + 1 for name, value in made.items()}
+
+    monkeypatch.setattr(type(vlm.processor), "__call__", processed)
+    monkeypatch.setattr(kind, "__call__", alone)
+    for _ in range(2):
+        assert torch.equal(vlms.prepare(vlm, [picture(0)]).pixels["pixel_values"], expected)
 
 
 def tiles(tensor: torch.Tensor) -> torch.Tensor:
