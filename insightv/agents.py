@@ -1,13 +1,15 @@
 """The two agents at work: the reasoner writes a chain, the summary agent judges it and answers; beside them the systems they are compared with."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import replace
 
 from insightv.answers import correct, extract
 from insightv.chain_text import process_text
 from insightv.config import PromptsConfig, SamplingConfig, SystemsConfig
 from insightv.generation.ask import decoding, total_usage
 from insightv.generation.sample import read_chain, single
-from insightv.models.chat import Chat, Delta, Message, Reply
+from insightv.models.chat import Chat, Delta, Message, Reply, Sampling
 from insightv.prompts import answer_turn_messages, direct_messages, reasoner_messages, single_messages, summarizer_messages
 from insightv.records import Chain, Problem, Solution, Usage
 from insightv.store import derive_seed
@@ -68,23 +70,101 @@ async def solve_multi_turn(problem: Problem, model: Chat, settings: SystemsConfi
     return _solution(problem, system, reply, chain)
 
 
-async def stream(problem: Problem, reasoner: Chat, summarizer: Chat, settings: SystemsConfig, prompts: PromptsConfig, seed: int) -> AsyncIterator[Delta]:
-    """The streaming form of `solve`: the chain as reasoning, the summary agent's reply as content, then the tokens of both."""
-    prompt = reasoner_messages(problem, prompts)
-    request = decoding(settings.reasoner, derive_seed(seed, problem.id, "single"))
-    written, usage = "", Usage()
-    async for delta in reasoner.stream(prompt, request):
-        usage = total_usage(usage, delta.usage or Usage())
-        if delta.kind != "usage":
-            written += delta.text if delta.kind == "content" else ""
-            yield Delta("reasoning", delta.text)
-    chain = read_chain(problem, reasoner.identity, prompt, request, 0, Reply(written))
-    request = decoding(settings.answer, derive_seed(seed, problem.id, "summary"))
-    async for delta in summarizer.stream(summarizer_messages(problem, process_text(chain), prompts), request):
-        usage = total_usage(usage, delta.usage or Usage())
-        if delta.kind == "content":
+async def stream(
+    problem: Problem,
+    reasoner: Chat,
+    summarizer: Chat,
+    settings: SystemsConfig,
+    prompts: PromptsConfig,
+    seed: int,
+    *,
+    history: Sequence[Message] = (),
+    stop: tuple[str, ...] = (),
+) -> AsyncGenerator[Delta, None]:
+    """The streaming form of `solve`: the chain as reasoning, the summary agent's reply as content, then the tokens of both.
+
+    `history` are earlier turns of the conversation that ends in the question; `stop` ends the answer, never the chain. An agent that fails
+    raises what its `stream` does.
+    """
+    written = _Written(problem, reasoner, settings, prompts, seed, history)
+    async with aclosing(written.deltas()) as deltas:
+        async for delta in deltas:
             yield delta
-    yield Delta("usage", usage=usage)
+    request = replace(decoding(settings.answer, derive_seed(seed, problem.id, "summary")), stop=stop)
+    shown = [*history, *summarizer_messages(problem, process_text(written.chain()), prompts)]
+    async with aclosing(_answering(summarizer, shown, request, written.usage)) as deltas:
+        async for delta in deltas:
+            yield delta
+
+
+async def stream_direct(
+    problem: Problem,
+    model: Chat,
+    settings: SystemsConfig,
+    prompts: PromptsConfig,
+    seed: int,
+    *,
+    history: Sequence[Message] = (),
+    stop: tuple[str, ...] = (),
+) -> AsyncGenerator[Delta, None]:
+    """The streaming form of `solve_direct`."""
+    request = replace(decoding(settings.answer, derive_seed(seed, problem.id, "direct")), stop=stop)
+    async with aclosing(_answering(model, [*history, *direct_messages(problem, prompts)], request, Usage())) as deltas:
+        async for delta in deltas:
+            yield delta
+
+
+async def stream_reasoner(
+    problem: Problem, reasoner: Chat, settings: SystemsConfig, prompts: PromptsConfig, seed: int, *, history: Sequence[Message] = ()
+) -> AsyncGenerator[Delta, None]:
+    """The streaming form of `solve_reasoner`: the chain as reasoning, then its own candidate answer as content; none where it has none."""
+    written = _Written(problem, reasoner, settings, prompts, seed, history)
+    async with aclosing(written.deltas()) as deltas:
+        async for delta in deltas:
+            yield delta
+    chain = written.chain()
+    if chain.answer:
+        yield Delta("content", chain.answer)
+    yield Delta("usage", usage=written.usage, finish=chain.finish)
+
+
+class _Written:
+    """A chain while the reasoner writes it."""
+
+    def __init__(self, problem: Problem, reasoner: Chat, settings: SystemsConfig, prompts: PromptsConfig, seed: int, history: Sequence[Message]) -> None:
+        self.usage = Usage()
+        """Once written: all of the completion is reasoning."""
+        self._problem, self._reasoner = problem, reasoner
+        self._prompt = [*history, *reasoner_messages(problem, prompts)]
+        self._request = decoding(settings.reasoner, derive_seed(seed, problem.id, "single"))
+        self._reply = Reply("")
+
+    async def deltas(self) -> AsyncGenerator[Delta, None]:
+        """What is written, as reasoning."""
+        text = ""
+        async with aclosing(self._reasoner.stream(self._prompt, self._request)) as deltas:
+            async for delta in deltas:
+                if delta.kind == "usage":
+                    usage = delta.usage or Usage()
+                    self.usage = usage.model_copy(update={"reasoning": usage.completion})
+                    self._reply = Reply(text, finish=delta.finish or "stop", usage=usage)
+                else:
+                    text += delta.text if delta.kind == "content" else ""
+                    yield Delta("reasoning", delta.text)
+
+    def chain(self) -> Chain:
+        """The whole of it."""
+        return read_chain(self._problem, self._reasoner.identity, self._prompt, self._request, 0, self._reply)
+
+
+async def _answering(model: Chat, messages: list[Message], request: Sampling, before: Usage) -> AsyncGenerator[Delta, None]:
+    """An answer's content, then the tokens of it and of what was asked `before`."""
+    async with aclosing(model.stream(messages, request)) as deltas:
+        async for delta in deltas:
+            if delta.kind == "content":
+                yield delta
+            elif delta.kind == "usage":
+                yield Delta("usage", usage=total_usage(before, delta.usage or Usage()), finish=delta.finish)
 
 
 async def _one(model: Chat, messages: list[Message], sampling: SamplingConfig, seed: int) -> Reply:

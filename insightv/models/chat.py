@@ -1,6 +1,6 @@
 """The Chat seam: teacher, judge, scorer, reasoner, summarizer and any evaluated model stand behind it."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
@@ -80,11 +80,13 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """A piece of a streamed reply."""
+    """A piece of a streamed reply; the last is of the kind `usage`."""
 
     kind: Literal["reasoning", "content", "usage"]
     text: str = ""
     usage: Usage | None = None
+    finish: Literal["stop", "length"] | None = None
+    """How the reply ended: stands in the last piece."""
 
 
 class Chat(Protocol):
@@ -101,8 +103,8 @@ class Chat(Protocol):
         raises `EndpointDown` when the model stayed away longer than the outage that the settings allow, and `Halted` when nothing new may begin.
         """
 
-    def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Delta]:
-        """Yield one reply as typed deltas."""
+    def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncGenerator[Delta, None]:
+        """Yield one reply as typed deltas; one that breaks off raises, and never looks like a whole one."""
 
     async def close(self) -> None:
         """Release connections and memory."""

@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import AsyncIterator, Container, Mapping, Sequence
+from collections.abc import AsyncGenerator, Container, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -75,7 +75,7 @@ class Endpoint:
                 found |= replies
         return [found[index] for index in sorted(found)]
 
-    async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Delta]:
+    async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncGenerator[Delta, None]:
         """Yield one reply as it comes; not journalled and not retried: `RequestFailed` or `EndpointDown`."""
         sampling = self._with_extra(sampling)
         body = request_body(self._config.model, messages, sampling, sampling.first, self._part, stream=True)

@@ -1,7 +1,7 @@
 """A Chat over a model in this process: concurrent requests are sorted, cut into batches, decoded in a thread and journalled whole."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -68,7 +68,7 @@ class LocalChat:
         """
         return await self._complete(messages, sampling)
 
-    async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Delta]:
+    async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncGenerator[Delta, None]:
         """Yield one reply's text as it is decoded, then its usage; a failed reply is a `UserError`."""
         loop, texts = asyncio.get_running_loop(), asyncio.Queue[str | None]()
 
@@ -90,7 +90,7 @@ class LocalChat:
             raise UserError(reply.error)
         if len(reply.text) > len(shown):
             yield Delta("content", reply.text[len(shown) :])
-        yield Delta("usage", usage=reply.usage)
+        yield Delta("usage", usage=reply.usage, finish=reply.finish)
 
     async def close(self) -> None:
         """End the decoding thread; whoever still waits is cancelled."""

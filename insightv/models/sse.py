@@ -4,22 +4,27 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterator
 
 from insightv.models.chat import Delta
 from insightv.models.wire import BrokenReply, content_text, error_text, parse_object, read_usage
+from insightv.records import Usage
 
 
 async def read_stream(lines: AsyncIterable[bytes]) -> AsyncIterator[Delta]:
-    """Deltas from the lines of a server-sent event stream; `BrokenReply` where an event is not JSON or says an error."""
+    """Deltas from the lines of a server-sent event stream; `BrokenReply` where an event is not JSON, says an error, or none says the end."""
     splitter = ThinkSplitter()
+    usage, finish, done = Usage(), None, False
     async for line in lines:
         if not line.startswith(b"data:"):
             continue
         data = line[5:].strip()
         if data == b"[DONE]":
+            done = True
             break
         event = parse_object(data)
         if event.get("error"):
             raise BrokenReply(f"the stream broke off: {error_text(data)}")
         choices = event.get("choices")
-        delta = choices[0].get("delta") if isinstance(choices, list) and choices and isinstance(choices[0], dict) else None
+        choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
+        finish = choice.get("finish_reason") or finish
+        delta = choice.get("delta")
         if isinstance(delta, dict):
             reasoning = content_text(delta.get("reasoning")) or content_text(delta.get("reasoning_content"))
             if reasoning:
@@ -27,9 +32,14 @@ async def read_stream(lines: AsyncIterable[bytes]) -> AsyncIterator[Delta]:
             for piece in splitter.feed(content_text(delta.get("content"))):
                 yield piece
         if event.get("usage"):
-            yield Delta("usage", usage=read_usage(event["usage"]))
+            usage = read_usage(event["usage"])
+    if not (finish or done):
+        raise BrokenReply("the stream ended in the middle of the reply")
+    if finish == "content_filter":
+        raise BrokenReply("the server's content filter stopped the reply")
     for piece in splitter.feed("", last=True):
         yield piece
+    yield Delta("usage", usage=usage, finish="length" if finish == "length" else "stop")
 
 
 class ThinkSplitter:
