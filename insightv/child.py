@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from insightv.config import UserError, load_config
+from insightv.config import UserError
+from insightv.config_file import load_config
 from insightv.files import ADVICE
 from insightv.loop import plan
 from insightv.models.chat import EndpointDown

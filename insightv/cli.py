@@ -13,7 +13,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from insightv.config import UserError, load_config
+from insightv.config import UserError
+from insightv.config_file import load_config
 from insightv.models.chat import EndpointDown, Halted
 
 DEMO = Path(__file__).parent.parent / "configs" / "demo.yaml"

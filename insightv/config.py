@@ -1,12 +1,9 @@
-"""One strict model per stage; YAML plus dotted overrides; an unknown key is an error that names the nearest known one."""
+"""All settings: one strict model per stage. `config_file` reads them from YAML."""
 
-import difflib
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class UserError(Exception):
@@ -369,6 +366,57 @@ class WorldConfig(Settings):
     """Steps of the base's training phases, to make them smaller: `vision`, `text`, `language` and `search`."""
 
 
+class AgentConfig(Settings):
+    """Where an agent that is served lives: behind a URL, or in the server's own process."""
+
+    endpoint: EndpointConfig | None = None
+    path: Path | None = None
+    """Folder of its checkpoint, for an agent in the server's process."""
+    adapter: Path | None = None
+    """Folder of a LoRA adapter on that checkpoint. Agents with the same `path` share one base in memory."""
+
+    @model_validator(mode="after")
+    def _lives_in_one_place(self) -> Self:
+        if self.endpoint and (self.path or self.adapter):
+            raise ValueError("an agent lives behind an endpoint or at a path: give one of the two")
+        if self.adapter and not self.path:
+            raise ValueError("an adapter stands on a base: give its path too")
+        return self
+
+
+class ServeConfig(Settings):
+    """The pair as one model behind an OpenAI-compatible URL. How the agents decode where a request does not say is `systems`."""
+
+    name: str = "insight-v"
+    """The pair's name as a model; the others are NAME/reasoner, NAME/summarizer and NAME/best-of-N."""
+    reasoner: AgentConfig = AgentConfig()
+    """Neither an endpoint nor a path: the run's own, after the last round of DPO that there is."""
+    summarizer: AgentConfig = AgentConfig()
+    judge: EndpointConfig | None = None
+    """Rates the chains of best-of-N for requests with `select: judged`, without the ground truth; none answers such requests with 400."""
+    reasoning_field: Literal["both", "reasoning", "reasoning_content"] = "both"
+    """Where replies carry the chain: vLLM and OpenRouter have `reasoning`, DeepSeek and SGLang `reasoning_content`."""
+    api_key_env: str = "INSIGHTV_API_KEY"
+    """Environment variable that holds the key which every request must bring; unset or empty, none is asked for."""
+    image_hosts: tuple[str, ...] = ()
+    """Hosts whose http(s) images are fetched for a request; none by default, so that images come as data URLs alone."""
+    max_body: int = Field(64, ge=1)
+    """Megabytes of a request, its images included."""
+    max_messages: int = Field(256, ge=1)
+    max_images: int = Field(16, ge=0)
+    """Of a whole conversation."""
+    max_pixels: int = Field(50_000_000, ge=1)
+    """Of an image, found from its header before any is decoded."""
+    max_n: int = Field(16, ge=1)
+    """Choices of a request, and chains of best-of-N; with both, their product."""
+    max_tokens: int = Field(16384, ge=1)
+    """Of a chain or an answer, whatever a request asks for."""
+    max_requests: int = Field(256, ge=1)
+    """In work at once; one more gets 429."""
+    timeout: float = Field(600.0, gt=0)
+    """Seconds for a request, from its last byte to the last of its answer."""
+
+
 class Config(Settings):
     """A whole run."""
 
@@ -396,6 +444,7 @@ class Config(Settings):
     """Controls: one model trained on chains and answers, its fair variant and the multi-turn one."""
     dpo: DpoConfig = DpoConfig()
     systems: SystemsConfig = SystemsConfig()
+    serve: ServeConfig = ServeConfig()
     parallel: int = Field(2, ge=1)
     """Trainings and evaluations that run side by side, each in a process of its own."""
 
@@ -414,81 +463,3 @@ class Config(Settings):
         if self.dpo.rounds and ours and ours != before:
             raise ValueError("dpo.lora differs from reasoner.lora: DPO goes on with the reasoner's adapter, so give both the same r, alpha and dropout")
         return self
-
-
-def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
-    """Read a YAML file and apply overrides such as `generate.n=5`; raises `UserError` in one line."""
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except FileNotFoundError:
-        raise UserError(f"no config at {path}") from None
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path} must hold settings as `name: value`, not {type(values).__name__}")
-    # Sections that share an anchor are one object: an override of one would change the others.
-    values = _unshared(values)
-    for override in overrides:
-        _apply(values, override)
-    try:
-        return Config.model_validate(values)
-    except ValidationError as error:
-        raise UserError(f"{path}: {_explain(error)}") from None
-
-
-def save_config(config: Config, path: Path) -> None:
-    """Write the resolved config as YAML, beside and renamed."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
-    part.replace(path)
-
-
-def _unshared(value: Any) -> Any:
-    """A copy in which no part stands at two places."""
-    if isinstance(value, dict):
-        return {name: _unshared(part) for name, part in value.items()}
-    return [_unshared(part) for part in value] if isinstance(value, list) else value
-
-
-def _apply(values: dict[str, Any], override: str) -> None:
-    name, equals, text = override.partition("=")
-    if not equals:
-        raise UserError(f"override {override!r} must read name=value, as in generate.n=5")
-    *parents, leaf = name.strip().split(".")
-    for parent in parents:
-        values = values.setdefault(parent, {})
-        if not isinstance(values, dict):
-            raise UserError(f"override {override!r}: {parent} is a value, not a section")
-    try:
-        values[leaf] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"override {override!r}: {text!r} is not a YAML value: {' '.join(str(error).split())}") from None
-
-
-def _explain(error: ValidationError) -> str:
-    lines = []
-    for item in error.errors()[:3]:
-        place = ".".join(str(part) for part in item["loc"])
-        if item["type"] == "extra_forbidden":
-            known = _known_keys(item["loc"][:-1])
-            near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
-            hint = f", did you mean {near[0]}?" if near else f"; known here: {', '.join(known)}"
-            lines.append(f"unknown key {place}{hint}")
-        else:
-            # The library's own text begins with "Value error, " where a validator of ours speaks, and names no place for the whole config.
-            message = str(item["ctx"]["error"]) if item["type"] == "value_error" else item["msg"]
-            lines.append(f"{place}: {message}" if place else message)
-    return "; ".join(lines)
-
-
-def _known_keys(place: tuple[int | str, ...]) -> list[str]:
-    fields: Mapping[str, Any] = Config.model_fields
-    for part in place:
-        annotation = fields[str(part)].annotation if str(part) in fields else None
-        models = [t for t in (annotation, *getattr(annotation, "__args__", ())) if isinstance(t, type) and issubclass(t, Settings)]
-        if not models:
-            return []
-        fields = models[0].model_fields
-    return list(fields)

@@ -14,7 +14,8 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
-from insightv.config import Config, UserError, save_config
+from insightv.config import Config, UserError
+from insightv.config_file import save_config
 from insightv.files import explained, locked, try_lock
 from insightv.models.chat import EndpointDown, Halted
 from insightv.models.meter import Meter

@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from insightv.config import Config, UserError, load_config
+from insightv.config import Config, UserError
+from insightv.config_file import load_config
 from insightv.datasets.sources import read_problems
 from insightv.loop import needed, plan
 from insightv.plan import Plan

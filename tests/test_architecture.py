@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "insightv"
 
 LAYERS = (
-    ("records", "config", "images", "files", "cache", "sorting", "rules"),
+    ("records", "config", "config_file", "images", "files", "cache", "sorting", "rules"),
     ("answers", "replies", "chain_text", "journal", "bookkeeping", "store"),
     ("models.chat",),
     ("prompts",),

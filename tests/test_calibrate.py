@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from insightv.calibrate import report, sheet
-from insightv.config import Config, UserError, save_config
+from insightv.config import Config, UserError
+from insightv.config_file import save_config
 from insightv.datasets.sources import write_problems
 from insightv.records import Chain, Problem, Score, Step, Verdict
 from insightv.store import ImageStore, write_records

@@ -6,7 +6,8 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from insightv.config import Config, UserError, load_config, save_config
+from insightv.config import Config, UserError
+from insightv.config_file import load_config, save_config
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 

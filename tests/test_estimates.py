@@ -5,7 +5,8 @@ import pytest
 from transformers import LlamaConfig, LlavaNextConfig
 
 from insightv.cli import main
-from insightv.config import Config, UserError, load_config
+from insightv.config import Config, UserError
+from insightv.config_file import load_config
 from insightv.estimates import Tokens, counts, project, trainings
 
 ROOT = Path(__file__).parent.parent

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from insightv import loop
-from insightv.config import load_config
+from insightv.config_file import load_config
 
 SMALL = Path(__file__).parent / "small.yaml"
 

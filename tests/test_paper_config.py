@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from insightv import loop, showing, verbs
-from insightv.config import Config, TeacherDials, UserError, load_config
+from insightv.config import Config, TeacherDials, UserError
+from insightv.config_file import load_config
 from insightv.datasets.sources import write_problems
 from insightv.records import Solution
 from insightv.store import ImageStore, read_records

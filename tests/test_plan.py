@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from insightv import loop, verbs
-from insightv.config import Config, load_config
+from insightv.config import Config
+from insightv.config_file import load_config
 from insightv.plan import Plan, Step, make
 from insightv.store import Run
 

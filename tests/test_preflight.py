@@ -15,7 +15,8 @@ import pytest
 
 from insightv import cli, loop, preflight
 from insightv.answers import correct, extract
-from insightv.config import Config, load_config
+from insightv.config import Config
+from insightv.config_file import load_config
 from insightv.datasets.sources import write_problems
 from insightv.images import encode_png
 from insightv.prompts import CONCLUDE, GENERATOR, JUDGE, SCORER

@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 
 from insightv import child, processes, showing, verbs
-from insightv.config import BudgetConfig, Config, EndpointConfig, TeacherDials, UserError, load_config
+from insightv.config import BudgetConfig, Config, EndpointConfig, TeacherDials, UserError
+from insightv.config_file import load_config
 from insightv.files import locked
 from insightv.models.chat import Halted, Sampling, text_message
 from insightv.plan import Plan

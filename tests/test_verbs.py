@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 from insightv import showing, verbs
-from insightv.config import Config, TeacherDials, UserError, load_config, save_config
+from insightv.config import Config, TeacherDials, UserError
+from insightv.config_file import load_config, save_config
 from insightv.datasets.sources import write_problems
 from insightv.models.chat import EndpointDown
 from insightv.records import Chain, Problem

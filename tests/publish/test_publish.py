@@ -19,7 +19,8 @@ from markdown_it import MarkdownIt
 from PIL import Image
 
 from insightv import cli, loop, verbs
-from insightv.config import Config, SplitsConfig, UserError, load_config, save_config
+from insightv.config import Config, SplitsConfig, UserError
+from insightv.config_file import load_config, save_config
 from insightv.models import vlm
 from insightv.models.chat import Image as Picture
 from insightv.models.chat import Message, Text

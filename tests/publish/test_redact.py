@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from insightv.config import Config, load_config
+from insightv.config import Config
+from insightv.config_file import load_config
 from insightv.publish.redact import clean, machine_text, redactor, settings
 
 KEY = "sk-ant-0123456789abcdef0123"

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from insightv.config import Config, UserError, load_config, save_config
+from insightv.config import Config, UserError
+from insightv.config_file import load_config, save_config
 from insightv.datasets.sources import write_problems
 from insightv.evaluation.compare import Rate
 from insightv.loop import plan

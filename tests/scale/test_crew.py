@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from insightv import verbs
-from insightv.config import BudgetConfig, EndpointConfig, TeacherDials, UserError, load_config
+from insightv.config import BudgetConfig, EndpointConfig, TeacherDials, UserError
+from insightv.config_file import load_config
 from insightv.models.chat import EndpointDown, Halted
 from insightv.models.meter import Meter, Stats
 from insightv.scale import cluster, crew, worker

@@ -20,7 +20,8 @@ from pathlib import Path
 import pytest
 
 from insightv import verbs
-from insightv.config import TeacherDials, load_config
+from insightv.config import TeacherDials
+from insightv.config_file import load_config
 
 SMALL = Path(__file__).parents[1] / "small.yaml"
 CONFIG = Path(os.environ.get("SOAK_CONFIG", Path(__file__).parents[2] / "configs" / "demo.yaml")).resolve()
