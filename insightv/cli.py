@@ -236,6 +236,23 @@ def ask(
 
 
 @app.command(rich_help_panel="Share a run")
+def serve(
+    place: Annotated[Path, typer.Argument(metavar="RUN|CONFIG", help="Folder of a run, or a config with `serve:` in it.", show_default=False)],
+    overrides: Overrides,
+    host: Annotated[str, typer.Option(help="Address to listen at; another than this machine's own needs a key.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen at.")] = 8000,
+    no_key: Annotated[bool, typer.Option("--no-key", help="Ask for no key at an address that others reach.")] = False,
+) -> None:
+    """Serve the pair as one model behind an OpenAI-compatible URL, with a page to talk to it.
+
+    Every request needs the key in the environment variable INSIGHTV_API_KEY, where it is set.
+    """
+    from insightv import hosting
+
+    hosting.serve(place, overrides, host, port, without_key=no_key, say=typer.echo)
+
+
+@app.command(rich_help_panel="Share a run")
 def publish(
     run: RunFolder,
     dest: Annotated[str, typer.Argument(help="A folder, or hub:OWNER/NAME for repositories OWNER/NAME-reasoning-data and so on.", show_default=False)],

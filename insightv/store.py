@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import orjson
 from pydantic import ValidationError
@@ -20,7 +20,7 @@ from insightv.images import digest, media_type
 from insightv.journal import Journal
 from insightv.records import Record
 
-__all__ = ["ImageStore", "Journal", "Run", "Stage", "content_hash", "derive_seed", "read_manifest", "read_records", "write_records"]
+__all__ = ["ImageStore", "Images", "Journal", "Run", "Stage", "content_hash", "derive_seed", "read_manifest", "read_records", "write_records"]
 
 R = TypeVar("R", bound=Record)
 
@@ -37,6 +37,13 @@ def content_hash(value: Any) -> str:
 def derive_seed(*parts: Any) -> int:
     """A 31-bit seed from what identifies a draw (config seed, problem id, chain, step, attempt): never run or order."""
     return int(content_hash(list(parts))[:8], 16) & 0x7FFFFFFF
+
+
+class Images(Protocol):
+    """Where a model finds the images that messages name."""
+
+    def get(self, name: str) -> bytes:
+        """The bytes of a digest."""
 
 
 class ImageStore:

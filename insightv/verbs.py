@@ -10,6 +10,7 @@ from insightv import agents
 from insightv.config import Config, EndpointConfig, PromptsConfig, UserError
 from insightv.datasets import trainers
 from insightv.datasets.sources import read_problems
+from insightv.hosting import trained
 from insightv.images import ImageError, decode
 from insightv.loop import VERBS, needed, plan, row_of
 from insightv.models.chat import Delta
@@ -100,10 +101,7 @@ def _fill(config: Config, values: Callable[[EndpointConfig], dict[str, str]]) ->
 def ask(run: Path, image: Path, question: str, options: tuple[str, ...] = ()) -> Iterator[Delta]:
     """The trained pair's reasoning and answer to one question, as deltas."""
     config, here = saved(run, "; run `insightv demo` first"), Run(run)
-    models = next((models for models in (row_of(row, config)[1] for row in reversed(config.systems.rows)) if len(models) == 2), ("reasoner", "summarizer"))
-    missing = [name for name in models if not (run / name / "manifest.json").is_file()]
-    if missing:
-        raise UserError(f"{run} has no trained {' and no '.join(missing)} yet; finish the run first")
+    models = trained(config, run)
     try:
         data = image.read_bytes()
         decode(data)

@@ -19,7 +19,7 @@ from insightv.models.together import together
 from insightv.models.transport import Refused, Stumbled, Transport
 from insightv.models.wire import BrokenReply, ImageParts, Json, image_part, read_completion, read_row, request_body
 from insightv.records import Usage
-from insightv.store import ImageStore, Journal, content_hash
+from insightv.store import Images, Journal, content_hash
 
 LONGEST_BACKOFF = 60.0
 
@@ -35,7 +35,7 @@ class Endpoint:
     place; either way the row is then journalled as failed and given again, unless `retry_failed` asks once more.
     """
 
-    def __init__(self, config: EndpointConfig, images: ImageStore, journal: Journal | None, *, retry_failed: bool = False, meter: Meter | None = None) -> None:
+    def __init__(self, config: EndpointConfig, images: Images, journal: Journal | None, *, retry_failed: bool = False, meter: Meter | None = None) -> None:
         self.stats = Stats()
         self._config = config
         self._journal = journal

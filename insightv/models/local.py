@@ -13,7 +13,7 @@ from insightv.models.chat import Delta, Message, Reply, Sampling, request_key
 from insightv.models.decoding import Sample, context, decode, reply_text
 from insightv.models.vlm import VLM, Encoded, encode_text, image_digests, render, tokenize
 from insightv.records import Usage
-from insightv.store import ImageStore, Journal, derive_seed
+from insightv.store import Images, Journal, derive_seed
 
 _QUIET = 0.01
 """Seconds without a new request after which those that wait are decoded."""
@@ -46,7 +46,7 @@ class LocalChat:
     what is left then is cut at the same places.
     """
 
-    def __init__(self, vlm: VLM, images: ImageStore, journal: Journal | None, config: LocalConfig) -> None:
+    def __init__(self, vlm: VLM, images: Images, journal: Journal | None, config: LocalConfig) -> None:
         self._vlm = vlm
         self._images = images
         self._journal = journal

@@ -7,10 +7,11 @@ from typing import Any, Literal
 import orjson
 
 from insightv.cache import ByteCache
+from insightv.config import UserError
 from insightv.images import to_data_url
 from insightv.models.chat import Image, Message, Reply, Sampling, Text
 from insightv.records import Usage
-from insightv.store import ImageStore, derive_seed
+from insightv.store import Images, ImageStore, derive_seed
 
 Json = dict[str, Any]
 
@@ -28,7 +29,7 @@ _PLACE = orjson.Fragment(b"\0")
 class ImageParts:
     """Images as ready pieces of JSON by digest, so that the base64 of one is made once however often it is sent."""
 
-    def __init__(self, images: ImageStore, form: Literal["data", "uuid", "file"] = "data", cache: int = 256) -> None:
+    def __init__(self, images: Images, form: Literal["data", "uuid", "file"] = "data", cache: int = 256) -> None:
         """`form` is `EndpointConfig.images`; `cache` is in megabytes."""
         self._images = images
         self._form = form
@@ -42,6 +43,8 @@ class ImageParts:
 
     def _make(self, digest: str) -> bytes:
         if self._form == "file":
+            if not isinstance(self._images, ImageStore):
+                raise UserError("images: file sends the files of a run; these images are in memory alone, so send them as data")
             return _part(self._images.path(digest).resolve().as_uri())
         return _part(to_data_url(self._images.get(digest)), **({"uuid": digest} if self._form == "uuid" else {}))
 

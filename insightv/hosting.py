@@ -1,0 +1,100 @@
+"""Serve the agents of a run or a config: open them, and answer until Ctrl-C."""
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from insightv.config import AgentConfig, Config, UserError
+from insightv.config_file import load_config
+from insightv.loop import row_of
+from insightv.models.chat import Chat
+from insightv.models.endpoint import Endpoint
+from insightv.serving.guard import is_loopback
+from insightv.serving.intake import HeldImages
+from insightv.serving.systems import Pair
+from insightv.stages.context import Context
+from insightv.store import Run
+
+
+def serve(place: Path, overrides: Iterable[str], host: str, port: int, *, without_key: bool, say: Callable[[str], None]) -> None:
+    """Answer at http://HOST:PORT/v1 as the agents of a run's folder or of a config, until Ctrl-C; `say` hears where."""
+    config = settings(place, overrides)
+    key = os.environ.get(config.serve.api_key_env, "")
+    if not key and not is_loopback(host) and not without_key:
+        name = config.serve.api_key_env
+        raise UserError(f"at {host} others could use this server: set a key in {name}, or say --no-key if a proxy before it asks for one")
+    asyncio.run(_serve(config, host, port, key, say))
+
+
+def settings(place: Path, overrides: Iterable[str]) -> Config:
+    """The config at a path, or that of the run in a folder, its agents found."""
+    inside = place.is_dir()
+    if inside and not (place / "config.yaml").is_file():
+        raise UserError(f"no run at {place}: it has no config.yaml; give a run's folder, or a config that says where the agents are")
+    config = load_config(place / "config.yaml" if inside else place, overrides)
+    run = place if inside else config.run
+    found = {name: _agent(config, run, name) for name in ("reasoner", "summarizer")}
+    return config.model_copy(update={"serve": config.serve.model_copy(update=found)})
+
+
+def trained(config: Config, run: Path) -> tuple[str, str]:
+    """The names of the run's last pair: reasoner and summary agent."""
+    pairs = [models for models in (row_of(row, config)[1] for row in reversed(config.systems.rows)) if len(models) == 2]
+    reasoner, summarizer = pairs[0] if pairs else ("reasoner", "summarizer")
+    missing = [name for name in (reasoner, summarizer) if not (run / name / "manifest.json").is_file()]
+    if missing:
+        raise UserError(f"{run} has no trained {' and no '.join(missing)} yet; finish the run first, or say where the agents are by serve.reasoner and so on")
+    return reasoner, summarizer
+
+
+@asynccontextmanager
+async def opened(config: Config, images: HeldImages) -> AsyncIterator[Pair]:
+    """The pair that a config's `serve` describes, for the block."""
+    async with AsyncExitStack() as stack:
+
+        async def kept(chat: Chat) -> Chat:
+            stack.push_async_callback(chat.close)
+            return chat
+
+        reasoner, summarizer = await kept(_open(config, config.serve.reasoner, images)), await kept(_open(config, config.serve.summarizer, images))
+        judge = await kept(Endpoint(config.serve.judge, images, None)) if config.serve.judge else None
+        yield Pair(reasoner, summarizer, judge, config.systems, config.prompts, config.serve)
+
+
+async def _serve(config: Config, host: str, port: int, key: str, say: Callable[[str], None]) -> None:
+    import uvicorn
+
+    from insightv.serving.api import create_app
+
+    images = HeldImages()
+    async with opened(config, images) as pair:
+        app = create_app(pair, images, key)
+        server = uvicorn.Server(uvicorn.Config(app, host, port, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=10))
+        if server.config.loaded is False:
+            server.config.load()
+        say(f"{pair.names[0]} answers at http://{f'[{host}]' if ':' in host else host}:{port}/v1{' with the key' if key else ''}; Ctrl-C ends it")
+        await server.serve()
+
+
+def _agent(config: Config, run: Path, name: str) -> AgentConfig:
+    """Where an agent lives: as the config says, else in the run."""
+    agent: AgentConfig = getattr(config.serve, name)
+    if agent.endpoint or agent.path:
+        return agent
+    reasoner, summarizer = trained(config, run)
+    path, adapter = Context(config, Run(run), lambda _: None).model(reasoner if name == "reasoner" else summarizer)
+    return AgentConfig(path=path, adapter=adapter)
+
+
+def _open(config: Config, agent: AgentConfig, images: HeldImages) -> Chat:
+    if agent.endpoint:
+        return Endpoint(agent.endpoint, images, None)
+    from insightv.models.local import LocalChat
+    from insightv.models.vlm import load
+
+    assert agent.path
+    print(f"loading {agent.path}", file=sys.stderr)
+    return LocalChat(load(agent.path, adapter=agent.adapter, dtype=config.local.dtype), images, None, config.local)

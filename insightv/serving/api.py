@@ -1,0 +1,88 @@
+"""The routes: /v1/chat/completions, /v1/models, /health and /metrics."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import PlainTextResponse, Response
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
+
+from insightv import __version__
+from insightv.serving.guard import Guard
+from insightv.serving.intake import HeldImages, Intake
+from insightv.serving.replies import Completion, ErrorReply, Model, ModelList, error_body
+from insightv.serving.request import BadRequest, ChatRequest
+from insightv.serving.service import Failed, Service
+from insightv.serving.systems import Pair
+
+_KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+_ANY: dict[int | str, dict[str, Any]] = {status: {"model": ErrorReply} for status in (400, 401, 403, 404, 405, 408, 413, 500)}
+_ASKING: dict[int | str, dict[str, Any]] = {status: {"model": ErrorReply} for status in (429, 502, 504)}
+_STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
+
+
+def create_app(pair: Pair, images: HeldImages, key: str = "", allowed: Callable[[str], bool] | None = None) -> ASGIApp:
+    """The server of a pair whose agents read images from `images`; every route asks for `key` unless it is empty.
+
+    `allowed` is `Intake`'s.
+    """
+    # No pages of documentation: they load code from other hosts.
+    app = FastAPI(title="Insight-V", version=__version__, docs_url=None, redoc_url=None, responses=_ANY)
+    service = Service(pair, images, Intake(pair.serve, allowed))
+    created = int(time.time())
+
+    @app.post("/v1/chat/completions", response_model=Completion, responses=_ASKING | _STREAM)
+    async def chat(asked: ChatRequest, request: Request) -> Response:
+        """Reason about the images, then answer."""
+        return await service.answer(asked, request.state.request_id, request.receive)
+
+    @app.get("/v1/models")
+    async def models() -> ModelList:
+        """The models that can be asked for."""
+        return ModelList(data=[Model(id=name, created=created) for name in pair.names])
+
+    @app.get("/v1/models/{name:path}")
+    async def model(name: str) -> Model:
+        """One of them."""
+        pair.chains(name)
+        return Model(id=name, created=created)
+
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        """That the server is there."""
+        return {"status": "ok"}
+
+    @app.get("/metrics", response_class=PlainTextResponse)
+    async def metrics() -> Response:
+        """Counters for Prometheus."""
+        return PlainTextResponse(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    app.add_exception_handler(RequestValidationError, _invalid)
+    for known in (HTTPException, BadRequest, Failed):
+        app.add_exception_handler(known, _refused)
+    return Guard(app, key, pair.serve.max_body * 2**20)
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
+    """A request that is not of the form asked for: the first thing that is wrong with it, in one line."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    # The value itself is not told back: it may be an image of megabytes.
+    place = ".".join(str(part) for part in first["loc"][1:] if part not in ("TextPart", "ImagePart"))
+    return _reply(request, 400, f"{place}: {first['msg']}" if place else str(first["msg"]), place or None)
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    status: int = error.status_code if isinstance(error, HTTPException) else getattr(error, "status", 500)
+    message = str(error.detail) if isinstance(error, HTTPException) else str(error)
+    response = _reply(request, status, message, getattr(error, "field", None), getattr(error, "code", None))
+    response.headers.update(getattr(error, "headers", None) or ({"Retry-After": "1"} if status == 429 else {}))
+    return response
+
+
+def _reply(request: Request, status: int, message: str, field: str | None, code: str | None = None) -> Response:
+    kind = _KINDS.get(status, "invalid_request_error" if status < 500 else "server_error")
+    return Response(error_body(message, kind, request.state.request_id, field, code), status, media_type="application/json")

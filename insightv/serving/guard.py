@@ -1,0 +1,156 @@
+"""Who is let in, with how much, and what leaves: in front of every route."""
+
+import asyncio
+import base64
+import binascii
+import hashlib
+import hmac
+import ipaddress
+import logging
+import secrets
+from typing import Any
+from urllib.parse import urlsplit
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from insightv.serving.replies import error_body
+from insightv.serving.work import ClientGone
+
+log = logging.getLogger(__name__)
+
+BODY_SECONDS = 60.0
+"""For the whole of a request's body to come."""
+
+_HEADERS = {
+    # Our own files alone, and no frame around them: what a model or a data set says can load and send nothing.
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+    "cache-control": "no-store",
+}
+
+
+class Refusal(Exception):
+    """An answer that the guard gives itself."""
+
+    def __init__(self, status: int, message: str, kind: str = "invalid_request_error") -> None:
+        super().__init__(message)
+        self.status, self.kind = status, kind
+
+
+class Guard:
+    """An application behind checks that no route can forget.
+
+    Every request needs the key, where there is one: as a bearer token, or as the password that a browser asks for. Without a key only this
+    machine's own names are answered to, so that no foreign page reaches the server by a name that it made point here. Requests that a
+    browser sends for another site's page are refused, but for following a link. A body comes whole, in time and within the limit, or not at all.
+    """
+
+    def __init__(self, app: ASGIApp, key: str, max_body: int) -> None:
+        """`key` may be empty; `max_body` is in bytes."""
+        self._app = app
+        self._key = hashlib.sha256(key.encode()).digest() if key else None
+        self._max_body = max_body
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection's request."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        request_id = f"req-{secrets.token_hex(12)}"
+        scope.setdefault("state", {})["request_id"] = request_id
+        begun = False
+
+        async def sending(message: Message) -> None:
+            nonlocal begun
+            if message["type"] == "http.response.start":
+                begun = True
+                own = {name for name, _ in message.setdefault("headers", [])}
+                added = {**_HEADERS, "x-request-id": request_id}
+                message["headers"] = [*message["headers"], *((name.encode(), value.encode()) for name, value in added.items() if name.encode() not in own)]
+            await send(message)
+
+        try:
+            self._admit(scope)
+            await self._app(scope, await self._with_body(scope, receive), sending)
+        except ClientGone:
+            return
+        except Refusal as refusal:
+            await _answer(sending, refusal.status, error_body(str(refusal), refusal.kind, request_id))
+        except Exception:
+            # What it was stands in the server's log alone.
+            log.exception("%s failed", request_id)
+            if not begun:
+                await _answer(sending, 500, error_body("the server failed; its log has the reason under this request's id", "server_error", request_id))
+
+    def _admit(self, scope: Scope) -> None:
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        if self._key is not None:
+            if not hmac.compare_digest(hashlib.sha256(_key(headers.get("authorization", "")).encode()).digest(), self._key):
+                raise Refusal(401, "this server asks for its key, as `Authorization: Bearer KEY`", "authentication_error")
+        elif not is_loopback(urlsplit(f"//{headers.get('host', '')}").hostname or ""):
+            raise Refusal(403, "without a key this server answers on this machine's own names alone, such as 127.0.0.1 and localhost", "permission_error")
+        following = headers.get("sec-fetch-mode") == "navigate" and scope["method"] == "GET"
+        foreign = headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none")
+        origin = headers.get("origin")
+        if (foreign and not following) or (origin and urlsplit(origin).netloc != headers.get("host")):
+            raise Refusal(403, "this server takes no requests from other sites' pages", "permission_error")
+
+    async def _with_body(self, scope: Scope, receive: Receive) -> Receive:
+        """A `receive` whose first message is the whole body."""
+        body, more = bytearray(), True
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                while more:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise ClientGone
+                    body += message.get("body", b"")
+                    more = message.get("more_body", False)
+                    if len(body) > self._max_body:
+                        raise Refusal(413, f"the request has more than {self._max_body // 2**20} MB")
+        except TimeoutError:
+            raise Refusal(408, f"the request's body did not come within {BODY_SECONDS:g} seconds") from None
+        waiting: list[Any] = [{"type": "http.request", "body": bytes(body), "more_body": False}]
+
+        async def replay() -> Message:
+            return waiting.pop() if waiting else await receive()
+
+        return replay
+
+
+async def _answer(send: Send, status: int, body: bytes) -> None:
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    if status == 401:
+        headers.append((b"www-authenticate", b'Basic realm="insightv", charset="UTF-8"'))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _key(authorization: str) -> str:
+    """The key in a header: a bearer token, or the password of a browser's login, whatever the name."""
+    scheme, _, value = authorization.partition(" ")
+    if scheme.lower() == "bearer":
+        return value.strip()
+    if scheme.lower() == "basic":
+        try:
+            return base64.b64decode(value.strip(), validate=True).decode().partition(":")[2]
+        except (binascii.Error, UnicodeDecodeError):
+            return ""
+    return ""
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine, and reached from it alone."""
+    if host.rstrip(".").lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,182 @@
+"""What a request to /v1/chat/completions may say, and what it asks of the agents."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from insightv.config import ServeConfig, SystemsConfig
+from insightv.models.chat import Image, Message, Role, Text
+from insightv.records import Problem
+from insightv.store import content_hash
+
+LONGEST_STOP = 16
+"""Stop strings of a request."""
+
+
+class BadRequest(ValueError):
+    """A request that is the client's to mend: the message is shown to it."""
+
+    def __init__(self, message: str, field: str | None = None, status: int = 400) -> None:
+        super().__init__(message)
+        self.field = field
+        self.status = status
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class TextPart(_Part):
+    """A piece of text."""
+
+    type: Literal["text"]
+    text: str
+
+
+class ImageUrl(_Part):
+    """Where an image is."""
+
+    url: str
+    """data:image/png;base64,.. (or jpeg, webp); http(s) only from hosts that the server allows."""
+
+
+class ImagePart(_Part):
+    """An image."""
+
+    type: Literal["image_url"]
+    image_url: ImageUrl
+
+
+Parts = list[Annotated[TextPart | ImagePart, Field(discriminator="type")]]
+
+
+class RequestMessage(_Part):
+    """A turn of the conversation; the last is the question, and a user's."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | Parts | None = None
+
+
+class ReasoningOptions(_Part):
+    """How the chain is written, where it shall not be as the server has it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    max_tokens: int | None = Field(None, ge=1)
+    """Budget of the chain."""
+    temperature: float | None = Field(None, ge=0, le=2)
+    """Without it the request's own temperature, without that the server's for chains."""
+    top_p: float | None = Field(None, gt=0, le=1)
+    exclude: bool = False
+    """Leave the chain out of the reply; it is written, and counted, all the same."""
+
+
+class StreamOptions(_Part):
+    """What a stream tells besides."""
+
+    include_usage: bool = False
+
+
+class ResponseFormat(_Part):
+    """Only plain text: an answer is what the summary agent says."""
+
+    type: Literal["text"]
+
+
+class ChatRequest(BaseModel):
+    """A request as OpenAI's API has it. Fields that are not known are passed over, those that would change the answer and cannot are refused."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    model: str
+    messages: list[RequestMessage] = Field(min_length=1)
+    max_tokens: int | None = Field(None, ge=1)
+    """Tokens of the answer; the chain has a budget of its own, `reasoning.max_tokens`."""
+    max_completion_tokens: int | None = Field(None, ge=1)
+    """Newer name of `max_tokens`, which it overrides."""
+    temperature: float | None = Field(None, ge=0, le=2)
+    """Of both agents, unless `reasoning` has its own."""
+    top_p: float | None = Field(None, gt=0, le=1)
+    n: int | None = Field(None, ge=1)
+    """Choices, each with a chain of its own."""
+    seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
+    stop: str | list[str] | None = None
+    """Ends the answer; a chain is never cut."""
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    reasoning: ReasoningOptions | None = None
+    select: Literal["majority", "judged"] | None = None
+    """How best-of-N chooses: the answer that most chains lead to, or the chain that the server's judge rates best."""
+    response_format: ResponseFormat | None = None
+    logprobs: Literal[False] | None = None
+    tools: Annotated[list[Any], Field(max_length=0)] | None = None
+    frequency_penalty: Literal[0] | None = None
+    presence_penalty: Literal[0] | None = None
+
+    @field_validator("stop")
+    @classmethod
+    def _few_and_not_empty(cls, stop: str | list[str] | None) -> str | list[str] | None:
+        if stop == "" or (isinstance(stop, list) and (len(stop) > LONGEST_STOP or "" in stop)):
+            raise ValueError(f"at most {LONGEST_STOP} strings, none of them empty")
+        return stop
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the agents are asked: an image question after earlier turns, and how to decode."""
+
+    problem: Problem
+    history: tuple[Message, ...]
+    settings: SystemsConfig
+    seed: int
+    stop: tuple[str, ...]
+
+
+def read_request(request: ChatRequest, digests: Sequence[str], settings: SystemsConfig, limits: ServeConfig) -> Asked:
+    """The question and its settings; `digests` name the conversation's images in their order. What goes beyond a limit is a `BadRequest`."""
+    if request.messages[-1].role != "user":
+        raise BadRequest("the last message must be the user's question", "messages")
+    waiting = iter(digests)
+    *history, last = [Message(_role(message), _read_parts(message.content, waiting)) for message in request.messages]
+    # A mark in somebody's words is no place for an image.
+    question = "".join("<image>" if isinstance(part, Image) else part.text.replace("<image>", "< image>") for part in last.parts)
+    images = tuple(part.digest for part in last.parts if isinstance(part, Image))
+    if not question.strip():
+        raise BadRequest("the last message is empty; ask a question", "messages")
+    name = content_hash([question, images, [[turn.role, [str(part) for part in turn.parts]] for turn in history]])
+    stop = (request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ())
+    problem = Problem(id=name, question=question, images=images, answers=("",))
+    return Asked(problem, tuple(history), _decoding(request, settings, limits), request.seed or 0, stop)
+
+
+def image_urls(request: ChatRequest) -> list[str]:
+    """The URLs of a conversation's images in their order."""
+    return [part.image_url.url for message in request.messages if isinstance(message.content, list) for part in message.content if isinstance(part, ImagePart)]
+
+
+def _decoding(request: ChatRequest, settings: SystemsConfig, limits: ServeConfig) -> SystemsConfig:
+    """The server's decoding with the request's wishes in it."""
+    own = request.reasoning or ReasoningOptions()
+    both = {"temperature": request.temperature, "top_p": request.top_p}
+    answer = both | {"max_tokens": request.max_completion_tokens or request.max_tokens}
+    chain = both | {name: value for name, value in own.model_dump(exclude={"exclude"}).items() if value is not None}
+    for field, asked in (("max_tokens", answer["max_tokens"]), ("reasoning.max_tokens", chain.get("max_tokens"))):
+        if asked and asked > limits.max_tokens:
+            raise BadRequest(f"{field} is {asked}; this server writes at most {limits.max_tokens} tokens", field)
+
+    def changed(sampling: Any, wishes: dict[str, Any]) -> Any:
+        return sampling.model_copy(update={name: value for name, value in wishes.items() if value is not None})
+
+    return settings.model_copy(update={"reasoner": changed(settings.reasoner, chain), "answer": changed(settings.answer, answer)})
+
+
+def _role(message: RequestMessage) -> Role:
+    return "system" if message.role == "developer" else message.role
+
+
+def _read_parts(content: str | Parts | None, digests: Any) -> tuple[Text | Image, ...]:
+    if content is None or isinstance(content, str):
+        return (Text(content or ""),)
+    return tuple(Text(part.text) if isinstance(part, TextPart) else Image(next(digests)) for part in content)
