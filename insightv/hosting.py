@@ -6,6 +6,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from insightv.config import AgentConfig, Config, UserError
 from insightv.config_file import load_config
@@ -17,6 +18,10 @@ from insightv.serving.intake import HeldImages
 from insightv.serving.systems import Pair
 from insightv.stages.context import Context
 from insightv.store import Run
+
+if TYPE_CHECKING:
+    import uvicorn
+    from starlette.types import ASGIApp
 
 
 def serve(place: Path, overrides: Iterable[str], host: str, port: int, *, without_key: bool, say: Callable[[str], None]) -> None:
@@ -65,18 +70,20 @@ async def opened(config: Config, images: HeldImages) -> AsyncIterator[Pair]:
 
 
 async def _serve(config: Config, host: str, port: int, key: str, say: Callable[[str], None]) -> None:
-    import uvicorn
-
     from insightv.serving.api import create_app
 
     images = HeldImages()
     async with opened(config, images) as pair:
-        app = create_app(pair, images, key)
-        server = uvicorn.Server(uvicorn.Config(app, host, port, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=10))
-        if server.config.loaded is False:
-            server.config.load()
+        server = listening(create_app(pair, images, key), host, port)
         say(f"{pair.names[0]} answers at http://{f'[{host}]' if ':' in host else host}:{port}/v1{' with the key' if key else ''}; Ctrl-C ends it")
         await server.serve()
+
+
+def listening(app: "ASGIApp", host: str, port: int) -> "uvicorn.Server":
+    """A server of an application, to be run by `serve()`: when it is ended, requests under way have ten seconds."""
+    import uvicorn
+
+    return uvicorn.Server(uvicorn.Config(app, host, port, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=10))
 
 
 def _agent(config: Config, run: Path, name: str) -> AgentConfig:

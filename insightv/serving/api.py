@@ -61,6 +61,7 @@ def create_app(pair: Pair, images: HeldImages, key: str = "", allowed: Callable[
         return PlainTextResponse(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(Exception, _broken)
     for known in (HTTPException, BadRequest, Failed):
         app.add_exception_handler(known, _refused)
     return Guard(app, key, pair.serve.max_body * 2**20)
@@ -81,6 +82,11 @@ async def _refused(request: Request, error: Exception) -> Response:
     response = _reply(request, status, message, getattr(error, "field", None), getattr(error, "code", None))
     response.headers.update(getattr(error, "headers", None) or ({"Retry-After": "1"} if status == 429 else {}))
     return response
+
+
+async def _broken(request: Request, _: Exception) -> Response:
+    """What it was stands in the server's log alone."""
+    return _reply(request, 500, "the server failed; its log has the reason under this request's id", None)
 
 
 def _reply(request: Request, status: int, message: str, field: str | None, code: str | None = None) -> Response:

@@ -65,12 +65,9 @@ class Guard:
             return
         request_id = f"req-{secrets.token_hex(12)}"
         scope.setdefault("state", {})["request_id"] = request_id
-        begun = False
 
         async def sending(message: Message) -> None:
-            nonlocal begun
             if message["type"] == "http.response.start":
-                begun = True
                 own = {name for name, _ in message.setdefault("headers", [])}
                 added = {**_HEADERS, "x-request-id": request_id}
                 message["headers"] = [*message["headers"], *((name.encode(), value.encode()) for name, value in added.items() if name.encode() not in own)]
@@ -84,10 +81,8 @@ class Guard:
         except Refusal as refusal:
             await _answer(sending, refusal.status, error_body(str(refusal), refusal.kind, request_id))
         except Exception:
-            # What it was stands in the server's log alone.
+            # The application has answered already, in words that tell nothing of this.
             log.exception("%s failed", request_id)
-            if not begun:
-                await _answer(sending, 500, error_body("the server failed; its log has the reason under this request's id", "server_error", request_id))
 
     def _admit(self, scope: Scope) -> None:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}

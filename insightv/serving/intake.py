@@ -22,6 +22,7 @@ _SMALLEST = 4
 _LONGEST = 100
 """Longer over shorter side at most, for the same reason."""
 _DECODED_AT_ONCE = 2
+_PORTS = (80, 443)
 
 
 class HeldImages:
@@ -145,7 +146,7 @@ def _read_url(text: str, hosts: Sequence[str]) -> URL:
     except ValueError:
         raise ImageError("its URL cannot be read") from None
     # A name, so that the resolver's check is never passed by; no other reading of the text than the parser's.
-    if "\\" in text or url.user or url.password or _is_address(host) or url.port not in (80, 443, None):
+    if "\\" in text or url.user or url.password or _is_address(host) or url.port not in _PORTS:
         raise ImageError("its URL must be that of a host's name, without user or port")
     if host.rstrip(".").lower() not in {name.lower() for name in hosts}:
         raise ImageError("this server does not fetch images from there; send it as data:image/png;base64,...")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 from insightv.config import ServeConfig, SystemsConfig
 from insightv.models.chat import Image, Message, Role, Text
@@ -24,6 +24,18 @@ class BadRequest(ValueError):
         self.status = status
 
 
+def _utf8(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("half of a surrogate pair is no character") from None
+    return text
+
+
+Words = Annotated[str, AfterValidator(_utf8)]
+"""JSON can spell halves of characters, which no tokenizer and no server takes."""
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True)
 
@@ -32,7 +44,7 @@ class TextPart(_Part):
     """A piece of text."""
 
     type: Literal["text"]
-    text: str
+    text: Words
 
 
 class ImageUrl(_Part):
@@ -56,7 +68,7 @@ class RequestMessage(_Part):
     """A turn of the conversation; the last is the question, and a user's."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | Parts | None = None
+    content: Words | Parts | None = None
 
 
 class ReasoningOptions(_Part):
@@ -102,7 +114,7 @@ class ChatRequest(BaseModel):
     n: int | None = Field(None, ge=1)
     """Choices, each with a chain of its own."""
     seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
-    stop: str | list[str] | None = None
+    stop: Words | list[Words] | None = None
     """Ends the answer; a chain is never cut."""
     stream: bool | None = None
     stream_options: StreamOptions | None = None

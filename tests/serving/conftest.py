@@ -10,12 +10,11 @@ from typing import Any
 import openai
 import PIL.Image
 import pytest
-import uvicorn
 from aiohttp import web
 
 from benchmarks.agents_stub import Agents
 from insightv.config import AgentConfig, Config, EndpointConfig, ServeConfig
-from insightv.hosting import opened
+from insightv.hosting import listening, opened
 from insightv.images import encode_png
 from insightv.serving.api import create_app
 from insightv.serving.intake import HeldImages
@@ -85,7 +84,7 @@ def serve_pair(agents: Agents, key: str, allowed: Callable[[str], bool] | None, 
         judge = {"judge": endpoint} if settings.pop("judged", False) else {}
         config = Config(serve=ServeConfig(reasoner=agent, summarizer=agent, **judge, **settings))
         async with opened(config, images) as pair:
-            server = uvicorn.Server(uvicorn.Config(create_app(pair, images, key, allowed), "127.0.0.1", 0, log_level="error", lifespan="on"))
+            server = listening(create_app(pair, images, key, allowed), "127.0.0.1", 0)
             serving = asyncio.create_task(server.serve())
             while not server.started:
                 await asyncio.sleep(0.01)
