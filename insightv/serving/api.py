@@ -21,7 +21,9 @@ from insightv.serving.systems import Pair
 _KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 _ANY: dict[int | str, dict[str, Any]] = {status: {"model": ErrorReply} for status in (400, 401, 403, 404, 405, 408, 413, 500)}
 _ASKING: dict[int | str, dict[str, Any]] = {status: {"model": ErrorReply} for status in (429, 502, 504)}
-_STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
+_STREAM: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/event-stream": {"schema": {"type": "object", "description": "chat.completion.chunk as data of each event"}}}}
+}
 
 
 def create_app(pair: Pair, images: HeldImages, key: str = "", allowed: Callable[[str], bool] | None = None) -> ASGIApp:
@@ -73,7 +75,8 @@ async def _invalid(request: Request, error: Exception) -> Response:
     first = error.errors()[0]
     # The value itself is not told back: it may be an image of megabytes.
     place = ".".join(str(part) for part in first["loc"][1:] if part not in ("TextPart", "ImagePart"))
-    return _reply(request, 400, f"{place}: {first['msg']}" if place else str(first["msg"]), place or None)
+    said = str(first["ctx"]["error"]) if first["type"] == "value_error" else first["msg"]
+    return _reply(request, 400, f"{place}: {said}" if place else said, place or None)
 
 
 async def _refused(request: Request, error: Exception) -> Response:

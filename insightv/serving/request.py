@@ -4,15 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from insightv.config import ServeConfig, SystemsConfig
 from insightv.models.chat import Image, Message, Role, Text
 from insightv.records import Problem
 from insightv.store import content_hash
-
-LONGEST_STOP = 16
-"""Stop strings of a request."""
 
 
 class BadRequest(ValueError):
@@ -34,6 +31,9 @@ def _utf8(text: str) -> str:
 
 Words = Annotated[str, AfterValidator(_utf8)]
 """JSON can spell halves of characters, which no tokenizer and no server takes."""
+
+
+Stop = Annotated[Words, Field(min_length=1)]
 
 
 class _Part(BaseModel):
@@ -114,7 +114,7 @@ class ChatRequest(BaseModel):
     n: int | None = Field(None, ge=1)
     """Choices, each with a chain of its own."""
     seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
-    stop: Words | list[Words] | None = None
+    stop: Stop | Annotated[list[Stop], Field(max_length=16)] | None = None
     """Ends the answer; a chain is never cut."""
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -126,13 +126,6 @@ class ChatRequest(BaseModel):
     tools: Annotated[list[Any], Field(max_length=0)] | None = None
     frequency_penalty: Literal[0] | None = None
     presence_penalty: Literal[0] | None = None
-
-    @field_validator("stop")
-    @classmethod
-    def _few_and_not_empty(cls, stop: str | list[str] | None) -> str | list[str] | None:
-        if stop == "" or (isinstance(stop, list) and (len(stop) > LONGEST_STOP or "" in stop)):
-            raise ValueError(f"at most {LONGEST_STOP} strings, none of them empty")
-        return stop
 
 
 @dataclass(frozen=True, slots=True)
