@@ -66,7 +66,7 @@ def create_app(pair: Pair, images: HeldImages, key: str = "", allowed: Callable[
     app.add_exception_handler(Exception, _broken)
     for known in (HTTPException, BadRequest, Failed):
         app.add_exception_handler(known, _refused)
-    return Guard(app, key, pair.serve.max_body * 2**20)
+    return Guard(app, key, pair.serve.max_body)
 
 
 async def _invalid(request: Request, error: Exception) -> Response:

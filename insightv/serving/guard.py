@@ -18,6 +18,7 @@ from insightv.serving.work import ClientGone
 
 log = logging.getLogger(__name__)
 
+_MEGABYTE = 2**20
 BODY_SECONDS = 60.0
 """For the whole of a request's body to come."""
 
@@ -50,10 +51,10 @@ class Guard:
     """
 
     def __init__(self, app: ASGIApp, key: str, max_body: int) -> None:
-        """`key` may be empty; `max_body` is in bytes."""
+        """`key` may be empty; `max_body` is in megabytes."""
         self._app = app
         self._key = hashlib.sha256(key.encode()).digest() if key else None
-        self._max_body = max_body
+        self._max_body = max_body * _MEGABYTE
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection's request."""
@@ -109,7 +110,7 @@ class Guard:
                     body += message.get("body", b"")
                     more = message.get("more_body", False)
                     if len(body) > self._max_body:
-                        raise Refusal(413, f"the request has more than {self._max_body // 2**20} MB")
+                        raise Refusal(413, f"the request has more than {self._max_body // _MEGABYTE} MB")
         except TimeoutError:
             raise Refusal(408, f"the request's body did not come within {BODY_SECONDS:g} seconds") from None
         waiting: list[Any] = [{"type": "http.request", "body": bytes(body), "more_body": False}]

@@ -23,6 +23,7 @@ _LONGEST = 100
 """Longer over shorter side at most, for the same reason."""
 _DECODED_AT_ONCE = 2
 _PORTS = (80, 443)
+_MEGABYTE = 2**20
 
 
 class HeldImages:
@@ -104,7 +105,7 @@ class Intake:
                 await session.close()
 
     async def _fetch(self, session: aiohttp.ClientSession, url: URL) -> bytes:
-        most = self._limits.max_body * 2**20
+        most = self._limits.max_body * _MEGABYTE
         try:
             async with session.get(url, allow_redirects=False) as response:
                 if response.status != 200:
