@@ -3,10 +3,9 @@
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from insightv.config import AgentConfig, Config, UserError
 from insightv.config_file import load_config
@@ -18,10 +17,6 @@ from insightv.serving.intake import HeldImages
 from insightv.serving.systems import Pair
 from insightv.stages.context import Context
 from insightv.store import Run
-
-if TYPE_CHECKING:
-    import uvicorn
-    from starlette.types import ASGIApp
 
 
 def serve(place: Path, overrides: Iterable[str], host: str, port: int, *, without_key: bool, say: Callable[[str], None]) -> None:
@@ -64,26 +59,20 @@ async def opened(config: Config, images: HeldImages) -> AsyncIterator[Pair]:
             stack.push_async_callback(chat.close)
             return chat
 
-        reasoner, summarizer = await kept(_open(config, config.serve.reasoner, images)), await kept(_open(config, config.serve.summarizer, images))
+        agents = _open(config, [config.serve.reasoner, config.serve.summarizer], images)
+        reasoner, summarizer = [await kept(agent) for agent in agents]
         judge = await kept(Endpoint(config.serve.judge, images, None)) if config.serve.judge else None
         yield Pair(reasoner, summarizer, judge, config.systems, config.prompts, config.serve)
 
 
 async def _serve(config: Config, host: str, port: int, key: str, say: Callable[[str], None]) -> None:
-    from insightv.serving.api import create_app
+    from insightv.serving.api import create_app, listening
 
     images = HeldImages()
     async with opened(config, images) as pair:
         server = listening(create_app(pair, images, key), host, port)
         say(f"{pair.names[0]} answers at http://{f'[{host}]' if ':' in host else host}:{port}/v1{' with the key' if key else ''}; Ctrl-C ends it")
         await server.serve()
-
-
-def listening(app: "ASGIApp", host: str, port: int) -> "uvicorn.Server":
-    """A server of an application, to be run by `serve()`: when it is ended, requests under way have ten seconds."""
-    import uvicorn
-
-    return uvicorn.Server(uvicorn.Config(app, host, port, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=10))
 
 
 def _agent(config: Config, run: Path, name: str) -> AgentConfig:
@@ -96,12 +85,13 @@ def _agent(config: Config, run: Path, name: str) -> AgentConfig:
     return AgentConfig(path=path, adapter=adapter)
 
 
-def _open(config: Config, agent: AgentConfig, images: HeldImages) -> Chat:
-    if agent.endpoint:
-        return Endpoint(agent.endpoint, images, None)
-    from insightv.models.local import LocalChat
-    from insightv.models.vlm import load
+def _open(config: Config, agents: Sequence[AgentConfig], images: HeldImages) -> list[Chat]:
+    """The agents in their order; those of this process share what they can."""
+    places = [(agent.path, agent.adapter) for agent in agents if agent.path]
+    local: Iterator[Chat] = iter(())
+    if places:
+        from insightv.models.pair import open_agents
 
-    assert agent.path
-    print(f"loading {agent.path}", file=sys.stderr)
-    return LocalChat(load(agent.path, adapter=agent.adapter, dtype=config.local.dtype), images, None, config.local)
+        print(f"loading {' and '.join(str(adapter or path) for path, adapter in places)}", file=sys.stderr)
+        local = iter(open_agents(places, images, config.local))
+    return [Endpoint(agent.endpoint, images, None) if agent.endpoint else next(local) for agent in agents]

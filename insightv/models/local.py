@@ -46,15 +46,25 @@ class LocalChat:
     what is left then is cut at the same places.
     """
 
-    def __init__(self, vlm: VLM, images: Images, journal: Journal | None, config: LocalConfig) -> None:
+    def __init__(
+        self,
+        vlm: VLM,
+        images: Images,
+        journal: Journal | None,
+        config: LocalConfig,
+        *,
+        thread: ThreadPoolExecutor | None = None,
+        turn: Callable[[], object] | None = None,
+    ) -> None:
+        """`thread` is one that several decode in, by turns; `turn` is called in it before each batch, to make the shared model this one."""
         self._vlm = vlm
         self._images = images
         self._journal = journal
         self._batch_size = config.batch_size
         self._waiting: list[_Ticket] = []
         self._server: asyncio.Task[None] | None = None
-        threads = config.threads
-        self._thread = ThreadPoolExecutor(1, "decoding", initializer=lambda: torch.set_num_threads(threads) if threads else None)
+        self._thread = thread or decoding_thread(config)
+        self._turn = turn
 
     @property
     def identity(self) -> str:
@@ -168,6 +178,8 @@ class LocalChat:
                 ticket.sample.cancelled = ticket.answer.cancelled()
             else:
                 rows[ticket.key] = prompt
+        if self._turn:
+            self._turn()
         decode(self._vlm, [ticket.sample for ticket in batch if ticket.sample])
         rows |= {ticket.key: self._row(ticket.sample) for ticket in batch if ticket.sample and ticket.sample.finish}
         return self._journal.put_many(rows) if self._journal else rows
@@ -189,6 +201,12 @@ class LocalChat:
     def _row(self, sample: Sample) -> Row:
         usage = {"prompt": len(sample.prompt.input_ids), "completion": len(sample.ids)}
         return {"text": reply_text(self._vlm, sample), "finish": sample.finish, "usage": usage, "logprobs": sample.logprobs}
+
+
+def decoding_thread(config: LocalConfig) -> ThreadPoolExecutor:
+    """A thread to decode in, with as many of torch's own as the config says."""
+    threads = config.threads
+    return ThreadPoolExecutor(1, "decoding", initializer=lambda: torch.set_num_threads(threads) if threads else None)
 
 
 def _abandon(tickets: Iterable[_Ticket]) -> None:

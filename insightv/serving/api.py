@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import PlainTextResponse, Response
@@ -67,6 +68,11 @@ def create_app(pair: Pair, images: HeldImages, key: str = "", allowed: Callable[
     for known in (HTTPException, BadRequest, Failed):
         app.add_exception_handler(known, _refused)
     return Guard(app, key, pair.serve.max_body)
+
+
+def listening(app: ASGIApp, host: str, port: int) -> uvicorn.Server:
+    """A server of an application, to be run by `serve()`: when it is ended, requests under way have ten seconds."""
+    return uvicorn.Server(uvicorn.Config(app, host, port, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=10))
 
 
 async def _invalid(request: Request, error: Exception) -> Response:

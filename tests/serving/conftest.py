@@ -14,9 +14,9 @@ from aiohttp import web
 
 from benchmarks.agents_stub import Agents
 from insightv.config import AgentConfig, Config, EndpointConfig, ServeConfig
-from insightv.hosting import listening, opened
+from insightv.hosting import opened
 from insightv.images import encode_png
-from insightv.serving.api import create_app
+from insightv.serving.api import create_app, listening
 from insightv.serving.intake import HeldImages
 
 
