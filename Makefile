@@ -10,7 +10,7 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install -qq --constr
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help demo test lint format laptop soak engine conformance layouts sharded peers benchmark install constraints clean
+.PHONY: help demo test lint format laptop soak engine conformance layouts sharded pages peers benchmark install constraints clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -48,6 +48,10 @@ layouts: $(STAMP) ## Exported data sets in the loaders of the trainers they are 
 
 sharded: $(STAMP) ## Trainings by FSDP2, and by ZeRO-3 where DeepSpeed is installed, on processors (ten minutes)
 	@$(BIN)/python -m pytest -q -m 'slow or not slow' -rs -n $(JOBS) tests/training/test_sharded.py
+
+pages: $(STAMP) ## The pages in a headless Chromium (apt install chromium): PAGES_RUN=RUN talks to that run's pair, PAGES_SHOTS=FOLDER keeps pictures
+	@$(PIP) playwright
+	@$(BIN)/python -m pytest -q -rs tests/serving/test_pages.py
 
 peers: $(STAMP) ## Other engines, each in an environment of its own, for `make benchmark`
 	@$(BIN)/python -m benchmarks.engine --install-peers peers

@@ -48,7 +48,12 @@ class Agents:
         """The server."""
         app = web.Application(client_max_size=2**27)
         app.router.add_post("/v1/chat/completions", self.answer)
+        app.router.add_get("/open", self.count)
         return app
+
+    async def count(self, _: web.Request) -> web.Response:
+        """How many requests are under way."""
+        return web.json_response(self.open)
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         """One completion."""

@@ -1,4 +1,4 @@
-"""The routes: /v1/chat/completions, /v1/models, /health and /metrics."""
+"""The routes: /v1/chat/completions, /v1/models, /health and /metrics; `static` has the pages."""
 
 import time
 from collections.abc import Callable
@@ -17,6 +17,7 @@ from insightv.serving.intake import HeldImages, Intake
 from insightv.serving.replies import Completion, ErrorReply, Model, ModelList, error_body
 from insightv.serving.request import BadRequest, ChatRequest
 from insightv.serving.service import Failed, Service
+from insightv.serving.static import add_pages
 from insightv.serving.systems import Pair
 
 _KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
@@ -63,6 +64,7 @@ def create_app(pair: Pair, images: HeldImages, key: str = "", allowed: Callable[
         """Counters for Prometheus."""
         return PlainTextResponse(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
+    add_pages(app)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(Exception, _broken)
     for known in (HTTPException, BadRequest, Failed):
