@@ -64,7 +64,9 @@ def gathered(model: Any) -> dict[str, Tensor] | None:
 
 def _whole_of_fsdp(model: Any) -> dict[str, Tensor]:
     found: dict[str, Any] = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
-    return found
+    # A head that is tied to the embeddings comes as a copy of them, which `save_pretrained` would take for weights of its own.
+    named = [{name for name, _ in model.named_parameters(remove_duplicate=once)} for once in (False, True)]
+    return {name: value for name, value in found.items() if name not in named[0] - named[1]}
 
 
 @torch.no_grad()
