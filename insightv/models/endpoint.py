@@ -19,9 +19,11 @@ from insightv.models.together import together
 from insightv.models.transport import Refused, Stumbled, Transport
 from insightv.models.wire import BrokenReply, ImageParts, Json, image_part, read_completion, read_row, request_body
 from insightv.records import Usage
-from insightv.store import Images, Journal, content_hash
+from insightv.store import Images, ImageStore, Journal, content_hash
 
 LONGEST_BACKOFF = 60.0
+_IMAGE_CACHE = 256
+"""Megabytes."""
 
 
 class RequestFailed(RuntimeError):
@@ -45,7 +47,8 @@ class Endpoint:
         meter = meter or Meter()
         meter.join(self.stats)
         self._transport = Transport(config, meter, self.stats)
-        self._part = ImageParts(images, config.images)
+        # A run asks of an image many times, a server's request of its own but once.
+        self._part = ImageParts(images, config.images, cache=_IMAGE_CACHE if isinstance(images, ImageStore) else 0)
         # By schema: whether a request that carried it was ever answered; none while nobody knows.
         self._schemas: dict[str, bool] = {}
         self._shapes: dict[int, tuple[Any, str]] = {}

@@ -34,7 +34,9 @@ class HeldImages:
         self._held = Counter[str]()
 
     def get(self, name: str) -> bytes:
-        """The bytes of a digest that a request holds."""
+        """The bytes of a digest that a request holds; an `ImageError` when its client has left meanwhile."""
+        if name not in self._data:
+            raise ImageError("the request that brought this image has ended")
         return self._data[name]
 
     @contextmanager
