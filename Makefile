@@ -41,7 +41,7 @@ engine: $(STAMP) ## Kill the data engine at 50 random moments, fill its disk, se
 	@$(BIN)/python -m pytest -q -s -m slow -rs tests/soak/test_engine.py tests/soak/test_engine_weather.py tests/soak/test_engine_workers.py
 
 conformance: $(STAMP) ## The client against a real server: SERVER='vllm serve {path} --port {port} --served-model-name tiny-{revision} ..'
-	@CONFORMANCE_SERVER='$(SERVER)' $(BIN)/python -m pytest -q -s -m slow tests/conformance/test_server.py
+	@CONFORMANCE_SERVER='$(SERVER)' $(BIN)/python -m pytest -q -s -m slow tests/conformance/test_server.py tests/conformance/test_serving.py
 
 layouts: $(STAMP) ## Exported data sets in the loaders of the trainers they are for: LOADERS=PYTHON, of an environment with these
 	@CONFORMANCE_LOADERS='$(LOADERS)' $(BIN)/python -m pytest -q -m slow -rs tests/conformance/test_layouts.py

@@ -13,12 +13,10 @@ from typing import Any, TypeVar
 
 import PIL.Image
 import pytest
-import torch
 
-from insightv.config import EndpointConfig, GenerateConfig, LocalConfig, LoraConfig, SamplingConfig
+from insightv.config import EndpointConfig, GenerateConfig, LocalConfig, SamplingConfig
 from insightv.generation.sample import paths
 from insightv.images import encode_png
-from insightv.models import checkpoints
 from insightv.models.chat import Image, Message, Reply, Sampling, Text, text_message
 from insightv.models.endpoint import Endpoint
 from insightv.models.local import LocalChat
@@ -27,7 +25,6 @@ from insightv.models.vlm import load
 from insightv.prompts import generator_messages
 from insightv.records import Chain, Problem
 from insightv.store import ImageStore, Journal
-from insightv.training import adapters
 
 SERVER = os.environ.get("CONFORMANCE_SERVER", "")
 BLOCK = 32
@@ -35,18 +32,6 @@ BLOCK = 32
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not SERVER, reason="CONFORMANCE_SERVER holds no command")]
 T = TypeVar("T")
-
-
-@pytest.fixture(scope="module", params=["tiny_llava_next", "tiny_qwen"])
-def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny checkpoint as our trainings write one."""
-    source: Path = request.getfixturevalue(request.param)
-    if request.param == "tiny_qwen":
-        # A published checkpoint has it. The server's own transformers asks for it, though no video is ever sent.
-        (source / "video_preprocessor_config.json").write_text('{"video_processor_type": "Qwen2VLVideoProcessor"}')
-    path = tmp_path_factory.mktemp("trained")
-    checkpoints.save(load(source), path)
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -206,17 +191,9 @@ def test_chains_share_their_prefixes_in_the_servers_cache(server: EndpointConfig
     assert cached >= 0.95 * possible > 0.5 * prompt
 
 
-def test_both_agents_are_served_as_adapters_on_one_base(trained: Path, store: ImageStore, tmp_path: Path) -> None:
-    agents: dict[str, Path | None] = {"base": None, "reasoner": tmp_path / "reasoner", "summarizer": tmp_path / "summarizer"}
-    for name, folder in agents.items():
-        if folder:
-            torch.manual_seed(len(name))
-            wrapped = adapters.add(load(trained).model, LoraConfig(r=8), name)
-            for weight_name, weights in wrapped.named_parameters():
-                if "lora_B" in weight_name:
-                    torch.nn.init.normal_(weights, std=0.3)
-            adapters.save(wrapped, folder, name)
-    modules = " ".join(f"{name}={folder}" for name, folder in agents.items() if folder)
+def test_both_agents_are_served_as_adapters_on_one_base(trained: Path, adapted: dict[str, Path], store: ImageStore, tmp_path: Path) -> None:
+    agents: dict[str, Path | None] = {"base": None, **adapted}
+    modules = " ".join(f"{name}={folder}" for name, folder in adapted.items())
     prompts = [look(picture(store, colour)) for colour in ("red", "blue", "green", "white")]
     sampling = Sampling(max_tokens=8, logprobs=True)
 
