@@ -46,7 +46,7 @@ def trained(config: Config, run: Path) -> tuple[str, str]:
     reasoner, summarizer = pairs[0] if pairs else ("reasoner", "summarizer")
     missing = [name for name in (reasoner, summarizer) if not (run / name / "manifest.json").is_file()]
     if missing:
-        raise UserError(f"{run} has no trained {' and no '.join(missing)} yet; finish the run first, or say where the agents are by serve.reasoner and so on")
+        raise UserError(f"{run} has no trained {' and no '.join(missing)} yet; finish the run first")
     return reasoner, summarizer
 
 

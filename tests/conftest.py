@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from aiohttp import web
+from hypothesis import settings
 
 from benchmarks.models import save
 from insightv import processes
@@ -23,6 +24,11 @@ from insightv.config import TeacherDials
 from insightv.images import digest
 from insightv.plan import make
 from insightv.world import teacher
+
+
+# How long an example takes says nothing of the code where other work shares the machine.
+settings.register_profile("suite", deadline=None)
+settings.load_profile("suite")
 
 
 @pytest.fixture(scope="session")
