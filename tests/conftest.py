@@ -25,7 +25,6 @@ from insightv.images import digest
 from insightv.plan import make
 from insightv.world import teacher
 
-
 # How long an example takes says nothing of the code where other work shares the machine.
 settings.register_profile("suite", deadline=None)
 settings.load_profile("suite")
