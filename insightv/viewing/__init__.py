@@ -1,0 +1,1 @@
+"""A run's chains, judgements, data sets and pairs, to look through."""

@@ -1,0 +1,177 @@
+"""Questions to the index: chains by filters and words, a problem with all that belongs to it, pairs, figures for plots."""
+
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field
+
+PAGE = 50
+"""Rows of a page."""
+
+Json = dict[str, Any]
+Sort = Literal["order", "score", "score-up", "words", "words-up"]
+_BY = {"order": ("n", ""), "score": ("score", "DESC"), "score-up": ("score", ""), "words": ("words", "DESC"), "words-up": ("words", "")}
+_SHOWN = "n, id, stage, problem, position, family, status, verdict, judge, score, steps, words, doubt"
+_BIN = 10
+
+
+class Filters(BaseModel):
+    """Which chains; what is left out restricts nothing. As a link's query it can be shared."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    stage: str = "generate"
+    family: str | None = None
+    verdict: Literal["right", "wrong", "open", ""] | None = None
+    low: int | None = Field(None, ge=0, le=100)
+    """Score at least."""
+    high: int | None = Field(None, ge=0, le=100)
+    """Score at most."""
+    defect: str | None = None
+    doubt: Literal["any", "rule", "score"] | None = None
+    """Who sees the chain differently than its verdict."""
+    entered: str | None = None
+    """A data set that it is in."""
+    words: str | None = Field(None, max_length=200)
+    """All of these stand in question, steps or reasons; in quotes, next to each other."""
+    sort: Sort = "order"
+
+
+class Viewer:
+    """The index of one run, opened anew for each question: it may have been replaced meanwhile."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def chains(self, filters: Filters, after: list[int | None] | None = None) -> Json:
+        """A page of chains, where the next one begins (None at the end), and how many there are in all."""
+        where, values = _where(filters)
+        column, order = _BY[filters.sort]
+        with self._open() as database:
+            total = database.execute(f"SELECT count(*) FROM chains WHERE {where}", values).fetchone()[0]
+            beyond, at = _after(column, order, after)
+            query = f"SELECT {_SHOWN} FROM chains WHERE {where}{beyond} ORDER BY {column} {order}{', n' if column != 'n' else ''} LIMIT {PAGE + 1}"
+            rows = [dict(row) for row in database.execute(query, (*values, *at))]
+            for row in rows[:PAGE]:
+                chain = orjson.loads(database.execute("SELECT chain FROM records WHERE n = ?", (row["n"],)).fetchone()[0])
+                row |= {"answer": chain["answer"], "defects": chain["defects"], "titles": [step["summary"] for step in chain["steps"]]}
+        last = rows[PAGE - 1] if len(rows) > PAGE else None
+        return {"total": total, "rows": rows[:PAGE], "next": last and [last[column], last["n"]]}
+
+    def export(self, filters: Filters) -> Iterator[bytes]:
+        """Every chain of a selection with its judgements, a JSON line each."""
+        where, values = _where(filters)
+        with self._open() as database:
+            for row in database.execute(
+                f"SELECT r.chain, r.judged AS verdict, r.rated AS score FROM chains JOIN records r USING (n) WHERE {where} ORDER BY n", values
+            ):
+                yield orjson.dumps({name: orjson.loads(row[name]) if row[name] else None for name in row.keys()}) + b"\n"  # noqa: SIM118
+
+    def problem(self, name: str) -> Json | None:
+        """A problem, its chains with verdicts and scores, what entered which data set and why not, and its pairs."""
+        with self._open() as database:
+            found = database.execute("SELECT split, family, record FROM problems WHERE id = ?", (name,)).fetchone()
+            if not found:
+                return None
+            query = f"SELECT {_SHOWN}, r.chain, r.judged, r.rated FROM chains JOIN records r USING (n) WHERE problem = ? ORDER BY n"
+            chains = [dict(row) for row in database.execute(query, (name,))]
+            for row in chains:
+                row |= {part: orjson.loads(row[part]) if row[part] else None for part in ("chain", "judged", "rated")}
+            uses = [dict(row) for row in database.execute("SELECT * FROM uses WHERE problem = ?", (name,))]
+            pairs = [dict(row) for row in database.execute("SELECT * FROM pairs WHERE problem = ?", (name,))]
+        return {"split": found["split"], "family": found["family"], "problem": orjson.loads(found["record"]), "chains": chains, "uses": uses, "pairs": pairs}
+
+    def pairs(self, stage: str, after: int = 0) -> Json:
+        """A page of a round's preference pairs."""
+        with self._open() as database:
+            total = database.execute("SELECT count(*) FROM pairs WHERE stage = ?", (stage,)).fetchone()[0]
+            rows = [dict(row) for row in database.execute(f"SELECT * FROM pairs WHERE stage = ? AND n > ? ORDER BY n LIMIT {PAGE + 1}", (stage, after))]
+        return {"total": total, "rows": rows[:PAGE], "next": rows[PAGE - 1]["n"] if len(rows) > PAGE else None}
+
+    def facets(self) -> Json:
+        """What there is to choose from: by stage the families, verdicts, defects and doubts with their numbers; data sets; rounds of pairs."""
+        with self._open() as database:
+            stages: dict[str, Json] = {}
+            for stage, count in database.execute("SELECT stage, count(*) FROM chains GROUP BY stage ORDER BY min(n)"):
+                stages[stage] = {"chains": count}
+                for name in ("family", "verdict", "doubt"):
+                    query = f"SELECT {name}, count(*) FROM chains WHERE stage = ? GROUP BY {name} ORDER BY 2 DESC"
+                    stages[stage][name] = dict(tuple(row) for row in database.execute(query, (stage,)))
+                query = "SELECT name, count(*) FROM defects WHERE stage = ? GROUP BY name ORDER BY 2 DESC"
+                stages[stage]["defect"] = dict(tuple(row) for row in database.execute(query, (stage,)))
+            sets: dict[str, Json] = {}
+            for stage, reason, count in database.execute("SELECT stage, reason, count(*) FROM uses GROUP BY 1, 2 ORDER BY 3 DESC"):
+                sets.setdefault(stage, {})[reason or "entered"] = count
+            pairs = dict(tuple(row) for row in database.execute("SELECT stage, count(*) FROM pairs GROUP BY stage"))
+        return {"stages": stages, "sets": sets, "pairs": pairs}
+
+    def plots(self, stage: str) -> Json:
+        """Numbers of a stage's chains by score and by length in words, in bins of ten, right ones and others apart; margins of its pairs."""
+        with self._open() as database:
+
+            def binned(column: str) -> list[list[int]]:
+                query = f"SELECT {column} / {_BIN} * {_BIN}, sum(verdict = 'right'), sum(verdict != 'right') FROM chains"
+                return [list(row) for row in database.execute(f"{query} WHERE stage = ? AND {column} IS NOT NULL GROUP BY 1 ORDER BY 1", (stage,))]
+
+            margins = "SELECT margin / 10 * 10, count(*) FROM pairs WHERE stage = ? AND margin IS NOT NULL GROUP BY 1 ORDER BY 1"
+            rounds = stage.replace("-chains", "-data")
+            return {"scores": binned("score"), "words": binned("words"), "margins": [list(row) for row in database.execute(margins, (rounds,))]}
+
+    def has_image(self, name: str) -> bool:
+        """Whether a problem of the run has this image."""
+        with self._open() as database:
+            return database.execute("SELECT 1 FROM images WHERE digest = ?", (name,)).fetchone() is not None
+
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        with closing(sqlite3.connect(f"file:{self._path}?mode=ro", uri=True)) as database:
+            database.row_factory = sqlite3.Row
+            yield database
+
+
+def _where(filters: Filters) -> tuple[str, list[Any]]:
+    """The condition of a selection, and its values."""
+    terms, values = ["stage = ?"], [filters.stage]
+    for condition, value in (
+        ("family = ?", filters.family),
+        ("verdict = ?", filters.verdict),
+        ("score >= ?", filters.low),
+        ("score <= ?", filters.high),
+        ("n IN (SELECT n FROM defects WHERE stage = ? AND name = ?)", filters.defect),
+        ("doubt = ?", filters.doubt if filters.doubt != "any" else None),
+        ("id IN (SELECT chain FROM uses WHERE stage = ? AND reason = '')", filters.entered),
+    ):
+        if value is not None:
+            terms.append(condition)
+            values += [filters.stage, value] if "AND name" in condition else [value]  # type: ignore[list-item]
+    if filters.doubt == "any":
+        terms.append("doubt != ''")
+    if matched := _words(filters.words or ""):
+        terms.append("n IN (SELECT rowid FROM texts WHERE texts MATCH ?)")
+        values.append(matched)
+    return " AND ".join(terms), values
+
+
+def _words(text: str) -> str:
+    """Words and phrases in quotes as a query that has no other syntax: nothing in it can be mistaken, or mean more than it says."""
+    found = [quoted or word for quoted, word in re.findall(r'"([^"]+)"|([^\s"]+)', text)]
+    return " ".join('"' + part.replace('"', "") + '"' for part in found if re.search(r"\w", part))
+
+
+def _after(column: str, order: str, after: list[int | None] | None) -> tuple[str, list[Any]]:
+    """What lies behind a place in the order; chains without a score come first going up and last going down, as SQLite has it."""
+    if not after:
+        return "", []
+    value, n = after
+    if column == "n":
+        return " AND n > ?", [n]
+    if value is None:
+        return (f" AND {column} IS NULL AND n > ?", [n]) if order else (f" AND ({column} IS NOT NULL OR n > ?)", [n])
+    if order:
+        return f" AND ({column} < ? OR {column} IS NULL OR ({column} = ? AND n > ?))", [value, value, n]
+    return f" AND ({column} > ? OR ({column} = ? AND n > ?))", [value, value, n]
