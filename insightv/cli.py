@@ -29,6 +29,10 @@ JournalFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a 
 Overrides = Annotated[list[str], typer.Option("--set", "-o", metavar="NAME=VALUE", help=SET_HELP, default_factory=list, show_default=False)]
 RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Ask again for what failed for good in an earlier run.")]
 
+Host = Annotated[str, typer.Option(help="Address to listen at; another than this machine's own needs a key.")]
+Port = Annotated[int, typer.Option(min=1, max=65535, help="Port to listen at.")]
+NoKey = Annotated[bool, typer.Option("--no-key", help="Ask for no key at an address that others reach.")]
+
 # Typer's own tracebacks print local variables, and with them an API key.
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 world = typer.Typer(no_args_is_help=True, help="The built-in tiny world, on its own: problems, base model, simulated teacher.", rich_markup_mode="markdown")
@@ -165,6 +169,14 @@ def evaluate(config: ConfigFile, overrides: Overrides, retry_failed: RetryFailed
 
 
 @app.command(rich_help_panel="Look at a run")
+def view(run: RunFolder, host: Host = "127.0.0.1", port: Port = 8000, no_key: NoKey = False) -> None:
+    """Look through RUN's data in a browser: every chain with its verdict, score and fate, preference pairs side by side, plots."""
+    from insightv import hosting
+
+    hosting.view(run, host, port, without_key=no_key, say=typer.echo)
+
+
+@app.command(rich_help_panel="Look at a run")
 def report(run: RunFolder) -> None:
     """Write RUN/report.html anew from what the run holds: one page that needs no network."""
     from insightv import showing
@@ -239,9 +251,9 @@ def ask(
 def serve(
     place: Annotated[Path, typer.Argument(metavar="RUN|CONFIG", help="Folder of a run, or a config with `serve:` in it.", show_default=False)],
     overrides: Overrides,
-    host: Annotated[str, typer.Option(help="Address to listen at; another than this machine's own needs a key.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen at.")] = 8000,
-    no_key: Annotated[bool, typer.Option("--no-key", help="Ask for no key at an address that others reach.")] = False,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    no_key: NoKey = False,
 ) -> None:
     """Serve the pair as one model behind an OpenAI-compatible URL, with a page to talk to it.
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequenc
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-from insightv.config import AgentConfig, Config, UserError
+from insightv.config import AgentConfig, Config, ServeConfig, UserError
 from insightv.config_file import load_config
 from insightv.loop import row_of
 from insightv.models.chat import Chat
@@ -22,11 +22,19 @@ from insightv.store import Run
 def serve(place: Path, overrides: Iterable[str], host: str, port: int, *, without_key: bool, say: Callable[[str], None]) -> None:
     """Answer at http://HOST:PORT/v1 as the agents of a run's folder or of a config, until Ctrl-C; `say` hears where."""
     config = settings(place, overrides)
-    key = os.environ.get(config.serve.api_key_env, "")
-    if not key and not is_loopback(host) and not without_key:
-        name = config.serve.api_key_env
-        raise UserError(f"at {host} others could use this server: set a key in {name}, or say --no-key if a proxy before it asks for one")
-    asyncio.run(_serve(config, host, port, key, say))
+    key = _key(config.serve.api_key_env, host, without_key)
+    asyncio.run(_serve(config, place if place.is_dir() else None, host, port, key, say))
+
+
+def view(run: Path, host: str, port: int, *, without_key: bool, say: Callable[[str], None]) -> None:
+    """Show a run's data at http://HOST:PORT/data until Ctrl-C; `say` hears where."""
+    from insightv.serving.api import create_viewer, listening
+
+    key = _key(ServeConfig().api_key_env, host, without_key)
+    say(f"reading {run}; the first time this takes a minute for some hundred thousand chains")
+    server = listening(create_viewer(run, key), host, port)
+    say(f"{run} is shown at http://{_shown(host)}:{port}/data{' with the key' if key else ''}; Ctrl-C ends it")
+    asyncio.run(server.serve())
 
 
 def settings(place: Path, overrides: Iterable[str]) -> Config:
@@ -65,14 +73,26 @@ async def opened(config: Config, images: HeldImages) -> AsyncIterator[Pair]:
         yield Pair(reasoner, summarizer, judge, config.systems, config.prompts, config.serve)
 
 
-async def _serve(config: Config, host: str, port: int, key: str, say: Callable[[str], None]) -> None:
+async def _serve(config: Config, run: Path | None, host: str, port: int, key: str, say: Callable[[str], None]) -> None:
     from insightv.serving.api import create_app, listening
 
     images = HeldImages()
     async with opened(config, images) as pair:
-        server = listening(create_app(pair, images, key), host, port)
-        say(f"{pair.names[0]} answers at http://{f'[{host}]' if ':' in host else host}:{port}/v1{' with the key' if key else ''}; Ctrl-C ends it")
+        server = listening(create_app(pair, images, key, run=run), host, port)
+        say(f"{pair.names[0]} answers at http://{_shown(host)}:{port}/v1{' with the key' if key else ''}; Ctrl-C ends it")
         await server.serve()
+
+
+def _key(variable: str, host: str, without_key: bool) -> str:
+    """The key that requests must bring; none at an address that others reach is a `UserError`, unless it is meant."""
+    key = os.environ.get(variable, "")
+    if not key and not is_loopback(host) and not without_key:
+        raise UserError(f"at {host} others could use this server: set a key in {variable}, or say --no-key if a proxy before it asks for one")
+    return key
+
+
+def _shown(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def _agent(config: Config, run: Path, name: str) -> AgentConfig:

@@ -19,7 +19,7 @@ LAYERS = (
     ("prompts",),
     ("models",),
     ("generation", "datasets", "agents", "scale"),
-    ("training", "evaluation", "serving"),
+    ("training", "evaluation", "serving", "viewing"),
     ("world",),
     (
         "stages",

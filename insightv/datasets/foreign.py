@@ -14,6 +14,7 @@ from insightv.images import digest
 from insightv.records import AnswerType, Problem
 from insightv.store import content_hash
 
+_LEADING = re.compile(r"\A(?:\s*<image>\s*)+")
 _NUMBER = re.compile(r"[-+]?(\d+|\d{1,3}(,\d{3})+)?(\.\d+)?\s*%?")
 _OPTION_LINE = re.compile(r"^\(?([A-Z])[.):]\s+(\S.*)$")
 _MOST_META = 64 * 2**10
@@ -67,6 +68,8 @@ def draft_of(fields: dict[str, Any]) -> Draft:
     images = _listed(fields.get("images", fields.get("image")))
     if question.count("<image>") > len(images):
         raise RowError("image_missing", f"{question.count('<image>')} <image> marks for {len(images)} images")
+    # Images before all words need no mark. With one they would stand where a prompt has its question, and not at its beginning, as at inference.
+    question = _LEADING.sub("", question)
     kind = fields.get("answer_type") or _answer_type(answers, options)
     if kind not in ("choice", "number", "yes_no", "text") or (kind == "choice") != bool(options):
         raise RowError("bad_answer_type", f"{kind!r} with {len(options)} options")

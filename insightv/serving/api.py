@@ -1,7 +1,8 @@
-"""The routes: /v1/chat/completions, /v1/models, /health and /metrics; `static` has the pages."""
+"""The applications: the pair's routes with its page, and the viewer's alone."""
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -12,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
 from insightv import __version__
+from insightv.serving.data import add_data
 from insightv.serving.guard import Guard
 from insightv.serving.intake import HeldImages, Intake
 from insightv.serving.replies import Completion, ErrorReply, Model, ModelList, error_body
@@ -19,6 +21,7 @@ from insightv.serving.request import BadRequest, ChatRequest
 from insightv.serving.service import Failed, Service
 from insightv.serving.static import add_pages
 from insightv.serving.systems import Pair
+from insightv.viewing.index import refreshed
 
 _KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 _ANY: dict[int | str, dict[str, Any]] = {status: {"model": ErrorReply} for status in (400, 401, 403, 404, 405, 408, 413, 500)}
@@ -28,13 +31,15 @@ _STREAM: dict[int | str, dict[str, Any]] = {
 }
 
 
-def create_app(pair: Pair, images: HeldImages, key: str = "", allowed: Callable[[str], bool] | None = None) -> ASGIApp:
+def create_app(pair: Pair, images: HeldImages, key: str = "", allowed: Callable[[str], bool] | None = None, run: Path | None = None) -> ASGIApp:
     """The server of a pair whose agents read images from `images`; every route asks for `key` unless it is empty.
 
-    `allowed` is `Intake`'s.
+    `allowed` is `Intake`'s. The data of `run`, if there is one, is shown at /data.
     """
-    # No pages of documentation: they load code from other hosts.
-    app = FastAPI(title="Insight-V", version=__version__, docs_url=None, redoc_url=None, responses=_ANY)
+    app = _bare()
+    add_pages(app, {"/": "chat.html"} | ({"/data": "data.html"} if run else {}))
+    if run:
+        add_data(app, run, refreshed(run))
     service = Service(pair, images, Intake(pair.serve, allowed))
     created = int(time.time())
 
@@ -54,22 +59,36 @@ def create_app(pair: Pair, images: HeldImages, key: str = "", allowed: Callable[
         pair.chains(name)
         return Model(id=name, created=created)
 
-    @app.get("/health")
-    async def health() -> dict[str, str]:
-        """That the server is there."""
-        return {"status": "ok"}
-
     @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
         """Counters for Prometheus."""
         return PlainTextResponse(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    add_pages(app)
+    return Guard(app, key, pair.serve.max_body)
+
+
+def create_viewer(run: Path, key: str = "") -> ASGIApp:
+    """The viewer of a run's data alone, at /data and at /."""
+    app = _bare()
+    add_pages(app, {"/": "data.html", "/data": "data.html"})
+    add_data(app, run, refreshed(run))
+    return Guard(app, key, max_body=1)
+
+
+def _bare() -> FastAPI:
+    """An application whose errors are all of one form. It has no pages of documentation: those load code from other hosts."""
+    app = FastAPI(title="Insight-V", version=__version__, docs_url=None, redoc_url=None, responses=_ANY)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(Exception, _broken)
     for known in (HTTPException, BadRequest, Failed):
         app.add_exception_handler(known, _refused)
-    return Guard(app, key, pair.serve.max_body)
+
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        """That the server is there."""
+        return {"status": "ok"}
+
+    return app
 
 
 def listening(app: ASGIApp, host: str, port: int) -> uvicorn.Server:

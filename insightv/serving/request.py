@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import dropwhile
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -145,10 +146,11 @@ def read_request(request: ChatRequest, digests: Sequence[str], settings: Systems
         raise BadRequest("the last message must be the user's question", "messages")
     waiting = iter(digests)
     *history, last = [Message(_role(message), _read_parts(message.content, waiting)) for message in request.messages]
-    # A mark in somebody's words is no place for an image.
-    question = "".join("<image>" if isinstance(part, Image) else part.text.replace("<image>", "< image>") for part in last.parts)
+    # As in training data, images before all words have no mark: they begin each agent's prompt. A mark in somebody's words is no place for one.
+    placed = list(dropwhile(lambda part: isinstance(part, Image), last.parts))
+    question = "".join("<image>" if isinstance(part, Image) else part.text.replace("<image>", "< image>") for part in placed)
     images = tuple(part.digest for part in last.parts if isinstance(part, Image))
-    if not question.strip():
+    if not question.replace("<image>", "").strip():
         raise BadRequest("the last message is empty; ask a question", "messages")
     name = content_hash([question, images, [[turn.role, [str(part) for part in turn.parts]] for turn in history]])
     stop = (request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ())

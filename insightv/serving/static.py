@@ -1,6 +1,6 @@
 """The pages' files, from memory: a request names one of them, and no path."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from importlib.resources import files
 
 from fastapi import FastAPI
@@ -9,12 +9,12 @@ from fastapi.responses import Response
 _KINDS = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
 
 
-def add_pages(app: FastAPI) -> None:
-    """Serve the chat page at /, and what the pages load beside it."""
+def add_pages(app: FastAPI, pages: Mapping[str, str]) -> None:
+    """Serve pages by their paths, as in {"/": "chat.html"}, and what they load beside them."""
     found = {file.name: file.read_bytes() for file in (files(__package__) / "pages").iterdir() if file.name.endswith(tuple(_KINDS))}
-    for name, data in found.items():
-        path = "/" if name == "chat.html" else f"/pages/{name}"
-        app.add_api_route(path, _page(name, data), include_in_schema=False)
+    places = dict(pages) | {f"/pages/{name}": name for name in found if not name.endswith(".html")}
+    for path, name in places.items():
+        app.add_api_route(path, _page(name, found[name]), include_in_schema=False)
 
 
 def _page(name: str, data: bytes) -> Callable[[], Awaitable[Response]]:

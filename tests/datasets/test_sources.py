@@ -121,7 +121,7 @@ def test_a_llava_conversation_gives_a_problem_for_each_pair_of_turns(tmp_path: P
     problems, rejections = imported(tmp_path, folder, [{"id": "7", "image": "red.png", "conversations": turns}], "llava.json")
     assert rejections == []
     assert [(p.question, p.options, p.answers, p.answer_type) for p in problems] == [
-        ("<image>\nHow many?", (), ("3",), "number"),
+        ("How many?", (), ("3",), "number"),
         ("Which?", ("red", "blue"), ("B",), "choice"),
     ]
     assert problems[0].images == problems[1].images != ()

@@ -355,7 +355,7 @@ def test_a_public_address_without_a_key_is_refused(host: str, tmp_path: Path, mo
     monkeypatch.delenv("INSIGHTV_API_KEY", raising=False)
     begun: list[str] = []
 
-    async def begin(config: Any, host: str, *_: Any) -> None:
+    async def begin(config: Any, run: Any, host: str, *_: Any) -> None:
         begun.append(host)
 
     monkeypatch.setattr(hosting, "_serve", begin)
