@@ -19,6 +19,13 @@ _ROUND = re.compile(r"dpo[1-9]\d{0,3}")
 _LOGGED = ("step", "loss", "margin", "accuracy", "kl", "reward_chosen", "reward_rejected")
 
 
+class Page(Filters):
+    """A selection, and where its page begins."""
+
+    after: str = ""
+    """The last page's `next`: its two numbers with a comma between; the first may be empty."""
+
+
 def add_data(app: FastAPI, run: Path, index: Path) -> None:
     """Add the routes of one run below /data, whose page is static.py's."""
     viewer, images = Viewer(index), ImageStore(run / "images")
@@ -29,9 +36,9 @@ def add_data(app: FastAPI, run: Path, index: Path) -> None:
         return {"run": run.resolve().name, **viewer.facets()}
 
     @app.get("/data/chains")
-    def chains(filters: Annotated[Filters, Query()], after: str = "") -> Json:
-        """A page of chains; `after` is the last page's `next`, its two numbers with a comma between, the first may be empty."""
-        return viewer.chains(filters, _place(after))
+    def chains(page: Annotated[Page, Query()]) -> Json:
+        """A page of chains."""
+        return viewer.chains(page, _place(page.after))
 
     @app.get("/data/export")
     def export(filters: Annotated[Filters, Query()]) -> StreamingResponse:

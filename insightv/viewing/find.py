@@ -90,7 +90,9 @@ class Viewer:
         """A page of a round's preference pairs."""
         with self._open() as database:
             total = database.execute("SELECT count(*) FROM pairs WHERE stage = ?", (stage,)).fetchone()[0]
-            rows = [dict(row) for row in database.execute(f"SELECT * FROM pairs WHERE stage = ? AND n > ? ORDER BY n LIMIT {PAGE + 1}", (stage, after))]
+            question = "(SELECT json_extract(CAST(record AS TEXT), '$.question') FROM problems WHERE id = problem) AS question"
+            query = f"SELECT *, {question} FROM pairs WHERE stage = ? AND n > ? ORDER BY n LIMIT {PAGE + 1}"
+            rows = [dict(row) for row in database.execute(query, (stage, after))]
         return {"total": total, "rows": rows[:PAGE], "next": rows[PAGE - 1]["n"] if len(rows) > PAGE else None}
 
     def facets(self) -> Json:

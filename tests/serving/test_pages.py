@@ -45,14 +45,14 @@ def page(browser: Any) -> Iterator[Any]:
 
 
 @contextmanager
-def serving(run: Path) -> Iterator[str]:
-    """`insightv serve RUN`, as a user starts it."""
+def serving(run: Path, verb: str = "serve") -> Iterator[str]:
+    """`insightv serve RUN` or `insightv view RUN`, as a user starts it."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-c", "from insightv.cli import main; main()", "serve", str(run), "--port", str(port)]
+    command = [sys.executable, "-c", "from insightv.cli import main; main()", verb, str(run), "--port", str(port)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout and "answers at" in process.stdout.readline()
+        assert process.stdout and any(f":{port}/" in line for line in iter(process.stdout.readline, ""))
         try:
             for _ in range(200):
                 with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
@@ -134,3 +134,36 @@ def test_a_trained_pair_is_talked_to(page: Any, tmp_path: Path) -> None:
         page.locator("summary").first.click()
         page.evaluate("window.scrollTo(0, 0)")
         page.screenshot(path=Path(os.environ.get("PAGES_SHOTS", tmp_path)) / "chat.png")
+
+
+@pytest.mark.skipif("PAGES_RUN" not in os.environ, reason="PAGES_RUN names no run")
+def test_a_runs_data_is_looked_through(page: Any, tmp_path: Path) -> None:
+    """By the keyboard, through filters, pairs and plots, and back by the link."""
+    shots = Path(os.environ.get("PAGES_SHOTS", tmp_path))
+    with serving(Path(os.environ["PAGES_RUN"]), "view") as url:
+        page.goto(f"{url}/data")
+        chosen = page.locator(".result.chosen")
+        sync_api.expect(page.locator("article.chain").first).to_be_visible()
+        first = chosen.get_attribute("data-chain")
+        page.keyboard.press("j")
+        sync_api.expect(chosen).not_to_have_attribute("data-chain", first)
+        page.keyboard.press("k")
+        sync_api.expect(chosen).to_have_attribute("data-chain", first)
+        page.keyboard.press("n")
+        sync_api.expect(page.locator(".result")).to_have_count(100)
+        page.locator("select[name=verdict]").select_option("wrong")
+        sync_api.expect(page.locator(".result .verdict.right")).to_have_count(0)
+        page.locator("select[name=sort]").select_option("words")
+        page.keyboard.press("j")
+        page.screenshot(path=shots / "data.png")
+        link, title = page.url, page.locator("#detail .asked p").first.inner_text()
+        page.get_by_role("button", name="Pairs").click()
+        sync_api.expect(page.locator("h2.good")).to_be_visible()
+        page.screenshot(path=shots / "pairs.png")
+        page.get_by_role("button", name="Plots").click()
+        sync_api.expect(page.locator("figure svg").first).to_be_visible()
+        page.goto(link)
+        sync_api.expect(page.locator("#detail .asked p").first).to_have_text(title)
+        with page.expect_download() as download:
+            page.get_by_role("link", name="Export selection").click()
+        assert all(json.loads(line)["verdict"]["correct"] is False for line in Path(download.value.path()).read_text().splitlines())

@@ -73,9 +73,12 @@ function showFilters() {
   clear.type = "button";
   clear.onclick = () => go(Object.fromEntries(FILTERS.filter((name) => name !== "stage").map((name) => [name, ""])));
   const sorts = [["", "in order"], ["score", "best score first"], ["score-up", "worst score first"], ["words", "longest first"], ["words-up", "shortest first"]];
+  if (state.tab === "pairs") return find("filters").replaceChildren(make("p", "note", "The margin is the chosen chain's score minus the rejected one's, where both are right. Steps that the other has not are marked."));
+  const stages = select("stage", "Stage", Object.entries(facets.stages).map(([name, { chains }]) => [name, `${name} (${chains.toLocaleString()})`]));
+  if (state.tab === "plots") return find("filters").replaceChildren(stages);
   find("filters").replaceChildren(
     make("label", "", "Search", search),
-    select("stage", "Stage", Object.entries(facets.stages).map(([name, { chains }]) => [name, `${name} (${chains.toLocaleString()})`])),
+    stages,
     select("family", "Family", counted(stage.family)),
     select("verdict", "Verdict", counted(stage.verdict)),
     number("low", "Score from"),
@@ -120,7 +123,7 @@ async function showPairs(after = "") {
     find("list").replaceChildren(box, make("p", "note", `${found.total.toLocaleString()} pairs`));
   }
   const rows = found.rows.map((row) => {
-    const button = make("button", "result", make("span", "score", row.margin === null ? "" : `+${row.margin}`), make("span", "title", row.part));
+    const button = make("button", "result pair", make("span", "score", row.margin === null ? "" : `+${row.margin}`), make("span", "title", row.question ?? ""), make("span", "answer-small", row.part));
     Object.assign(button.dataset, { problem: row.problem, chain: row.chosen, rejected: row.rejected });
     return button;
   });
@@ -211,7 +214,7 @@ async function showPlots() {
   const rounds = Object.entries(found.rounds).flatMap(([name, steps]) => ["margin", "accuracy", "kl"].map((figure) => lines(`${name}: ${figure}`, steps.map((step) => [step.step, step[figure]]))));
   find("list").replaceChildren(make("p", "note", `${state.stage}: dark is right, light is wrong or open`));
   find("detail").replaceChildren(
-    make("div", "plots", bars("Scores", both(found.scores)), bars("Words of a chain", both(found.words)), bars("Margins of the pairs in points", found.margins.map(([from, count]) => [from, [count, 0]])), ...rounds),
+    make("div", "plots", bars("Scores", both(found.scores)), bars("Words of a chain", both(found.words)), found.margins.length ? bars("Margins of the pairs in points", found.margins.map(([from, count]) => [from, [count, 0]])) : null, ...rounds),
     make("div", "plots", make("div", "", make("h2", "", "Defects"), table(Object.entries(stage.defect ?? {}))), ...reasons),
   );
 }

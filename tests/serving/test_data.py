@@ -1,0 +1,131 @@
+"""The viewer's routes over a real run's files: what they give, and what they give nobody."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import PIL.Image
+import pytest
+from starlette.testclient import TestClient
+
+from insightv.images import encode_png
+from insightv.records import Chain, Problem, Score, Step, Verdict
+from insightv.serving.api import create_viewer
+from insightv.store import ImageStore, write_records
+
+SECRET = "a key that no route gives away"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixty chains of twenty problems, with pictures, and a file beside them that is nobody's business."""
+    folder = tmp_path_factory.mktemp("runs") / "mine"
+    for name in ("problems", "generate", "assess", "dpo1"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "manifest.json").write_text('{"hash": "x", "outputs": {}}')
+    (folder / "config.yaml").write_text("{}")
+    (folder / "secret.png").write_bytes(encode_png(PIL.Image.new("RGB", (8, 8))) + SECRET.encode())
+    store = ImageStore(folder / "images")
+    store.add((folder / "secret.png").read_bytes())
+    pictures = [store.add(encode_png(PIL.Image.new("RGB", (8, 8), (at, 0, 0)))) for at in range(20)]
+    problems = [Problem(id=f"{at:032x}", question=f"Which? {at}", images=(pictures[at],), answers=("red",)) for at in range(20)]
+    steps = (Step(summary="Look", reasoning="<b>red</b>"),)
+    chains = [
+        Chain(id=f"{at:016x}{n:016x}", problem_id=f"{at:032x}", model="m", mode="single", index=n, steps=steps, answer="red")
+        for at in range(20)
+        for n in range(3)
+    ]
+    write_records(folder / "problems" / "train.jsonl", problems)
+    write_records(folder / "generate" / "chains.jsonl", chains)
+    write_records(
+        folder / "assess" / "verdicts.jsonl", [Verdict(chain_id=one.id, problem_id=one.problem_id, correct=one.index != 1, by="rule") for one in chains]
+    )
+    write_records(
+        folder / "assess" / "scores.jsonl", [Score(chain_id=one.id, problem_id=one.problem_id, value=50 + one.index) for one in chains if one.index != 1]
+    )
+    (folder / "dpo1" / "log.jsonl").write_text('{"step": 1, "loss": 0.7, "margin": 0.1, "host": "inside"}\n{"step": 2}\n')
+    return folder
+
+
+@pytest.fixture(scope="module")
+def client(run: Path) -> Iterator[TestClient]:
+    with TestClient(create_viewer(run), base_url="http://localhost") as found:
+        yield found
+
+
+def test_pages_follow_each_other_and_a_selection_is_exported(client: TestClient) -> None:
+    first = client.get("/data/chains", params={"sort": "score"}).json()
+    after = ",".join("" if value is None else str(value) for value in first["next"])
+    second = client.get("/data/chains", params={"sort": "score", "after": after}).json()
+    assert (first["total"], len(first["rows"]), len(second["rows"]), second["next"]) == (60, 50, 10, None)
+    assert len({row["id"] for row in first["rows"] + second["rows"]}) == 60
+    exported = client.get("/data/export", params={"verdict": "right", "low": 52})
+    assert exported.headers["content-disposition"].startswith("attachment")
+    assert [json.loads(line)["score"]["value"] for line in exported.text.splitlines()] == [52] * 20
+
+
+def test_a_problem_and_its_picture(client: TestClient) -> None:
+    found = client.get(f"/data/problems/{3:032x}").json()
+    assert [row["verdict"] for row in found["chains"]] == ["right", "wrong", "right"]
+    picture = client.get(f"/data/images/{found['problem']['images'][0]}")
+    assert picture.headers["content-type"] == "image/png" and picture.content.startswith(b"\x89PNG")
+
+
+def test_figures(client: TestClient) -> None:
+    facets = client.get("/data/facets").json()
+    assert facets["run"] == "mine" and facets["stages"]["generate"]["verdict"] == {"right": 40, "wrong": 20}
+    plots = client.get("/data/plots", params={"stage": "generate"}).json()
+    assert plots["scores"] == [[50, 40, 0]] and plots["rounds"] == {"dpo1": [{"step": 1, "loss": 0.7, "margin": 0.1}]}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/data/images/secret.png",
+        "/data/images/../secret.png",
+        "/data/images/%2e%2e%2fsecret.png",
+        "/data/images/..%5csecret.png",
+        "/data/../config.yaml",
+        "/pages/../api.py",
+        "/pages/%2e%2e/api.py",
+        "/pages/data.html",
+        "/data/problems/..%2f..%2fconfig.yaml",
+        "/data/images/" + "0" * 32,
+    ],
+)
+def test_no_path_of_a_request_reaches_the_disk(client: TestClient, path: str) -> None:
+    answered = client.get(path)
+    assert answered.status_code == 404 and SECRET not in answered.text
+
+
+def test_an_image_of_the_store_that_is_no_problems_is_not_given(client: TestClient, run: Path) -> None:
+    digests = {path.stem for path in (run / "images").glob("*/*.png")}
+    given = {name for name in digests if client.get(f"/data/images/{name}").status_code == 200}
+    assert len(digests - given) == 1 and len(given) == 20
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["sort=n", "low=x", "after=1", "after=1,2,3", "after=-1,2", "stage=a&stage=b&x=1", "words=" + "a" * 300, "verdict=maybe", "after=99999999999999999999,1"],
+)
+def test_a_query_that_is_none_is_a_400(client: TestClient, query: str) -> None:
+    assert client.get(f"/data/chains?{query}").status_code == 400
+
+
+def test_words_are_words_and_no_syntax(client: TestClient) -> None:
+    for words in ('"', "OR", "a*", "NEAR(a b)", "text:red", "-red", "'; DROP TABLE chains; --", "\x00"):
+        assert client.get("/data/chains", params={"words": words}).status_code == 200
+    assert client.get("/data/chains", params={"words": "which"}).json()["total"] == 60
+
+
+def test_statics_know_no_ranges(client: TestClient) -> None:
+    """CVE-2025-62727: a header of many ranges took minutes; ours are given whole."""
+    answered = client.get("/pages/data.js", headers={"Range": "bytes=" + ",".join(f"{at}-" for at in range(1000))})
+    assert answered.status_code == 200 and "accept-ranges" not in answered.headers
+
+
+def test_the_viewer_asks_for_the_key_too(run: Path) -> None:
+    with TestClient(create_viewer(run, "a key"), base_url="http://localhost") as closed:
+        for path in ("/", "/data", "/data/facets", "/data/chains", "/pages/data.js", "/health"):
+            assert closed.get(path).status_code == 401
+            assert closed.get(path, headers={"Authorization": "Bearer a key"}).status_code == 200
