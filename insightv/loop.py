@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from insightv import corrections
 from insightv.config import Config, UserError
 from insightv.datasets import reasoning
 from insightv.plan import Plan
@@ -41,6 +42,7 @@ VERBS = {
 def plan(config: Config) -> Plan:
     """All stages that the configured rows need, by name: the whole method."""
     c, steps = config, Plan(config)
+    by_hand = corrections.digest(c.run)
     add = steps.add
     files = [path for _, path in c.problems if path]
     add("problems", (), start.make_problems, [c.world, c.problems, c.seed], outside=files)
@@ -63,7 +65,7 @@ def plan(config: Config) -> Plan:
         ("multi-turn-data", "multi-turn", reasoning.multi_turn_row),
     ):
         settings = trainings.seeded(c, c.reasoner if model == "reasoner" else c.single)
-        add(name, rated, partial(sets.build_reasoning, form=form), [c.reasoning, c.prompts], apart=True)
+        add(name, rated, partial(sets.build_reasoning, form=form), [c.reasoning, c.prompts, *by_hand], apart=True)
         add(model, ("base", name), partial(trainings.train_sft, data=name, settings=settings), settings, apart=True)
 
     policy = "reasoner"
@@ -75,11 +77,11 @@ def plan(config: Config) -> Plan:
     draw = partial(chains.sample, model=author, split="own", n=c.summary.own_n, sampling=drawn)
     add(own, ("problems", author), draw, [c.summary.own_n, c.dpo.server, *_drawing(c, drawn)], apart=True)
     add(f"{own}-assess", ("problems", own), partial(chains.assess_chains, source=own, split="own", score=False), _judging(c))
-    add("summary-data", (*rated, own, f"{own}-assess"), partial(sets.build_summary, own=own), [c.summary, c.prompts, c.seed], apart=True)
+    add("summary-data", (*rated, own, f"{own}-assess"), partial(sets.build_summary, own=own), [c.summary, c.prompts, c.seed, *by_hand], apart=True)
     judge, fair = trainings.seeded(c, c.summarizer), trainings.seeded(c, c.single)
     add("summarizer", ("base", "summary-data"), partial(trainings.train_sft, data="summary-data", settings=judge), judge, apart=True)
 
-    add("single-fair-data", (*rated, "summary-data"), sets.build_fair, [c.reasoning, c.prompts], apart=True)
+    add("single-fair-data", (*rated, "summary-data"), sets.build_fair, [c.reasoning, c.prompts, *by_hand], apart=True)
     like = ("reasoner", "summarizer")
     add("single-fair", ("base", "single-fair-data", *like), partial(trainings.train_sft, data="single-fair-data", settings=fair, like=like), fair, apart=True)
 
@@ -114,7 +116,7 @@ def _dpo_round(steps: Plan, c: Config, t: int, policy: str) -> str:
         steps.add(judged, ("problems", source), partial(chains.assess_chains, source=source, split=split), _judging(c))
     data, scores, name = f"round{t}-data", f"round{t}-reference", f"dpo{t}"
     pair = partial(sets.build_pairs, source=source, judged=judged, split=split)
-    steps.add(data, ("problems", source, judged), pair, [c.preference, c.prompts, c.seed], apart=True)
+    steps.add(data, ("problems", source, judged), pair, [c.preference, c.prompts, c.seed, *corrections.digest(c.run)], apart=True)
     reference = {"previous": policy, "initial": "reasoner", "base": "base"}[c.dpo.reference]
     precise = [c.dpo.dtype, c.dpo.batch_size, c.dpo.max_length]
     scoring = partial(trainings.score_reference, data=data, reference=reference)

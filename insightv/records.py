@@ -92,8 +92,20 @@ class Verdict(Record):
     problem_id: str
     correct: bool | None
     """None: not judged, because the judge failed or its reply was unusable. Never the same as wrong."""
-    by: Literal["rule", "judge", "none"]
+    by: Literal["rule", "judge", "hand", "none"]
     reason: str = ""
+
+
+class Correction(Record):
+    """What somebody said of a chain by hand; data sets that are built afterwards follow it."""
+
+    chain_id: str
+    problem_id: str
+    correct: bool | None = None
+    """Instead of the verdict; None leaves it."""
+    flagged: bool = False
+    """It enters no data set."""
+    note: str = ""
 
 
 class Score(Record):

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "insightv"
 
 LAYERS = (
     ("records", "config", "config_file", "images", "files", "cache", "sorting", "rules"),
-    ("answers", "replies", "chain_text", "journal", "bookkeeping", "store"),
+    ("answers", "replies", "chain_text", "journal", "bookkeeping", "store", "corrections"),
     ("models.chat",),
     ("prompts",),
     ("models",),

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from insightv import showing, verbs
+from insightv import corrections, showing, verbs
 from insightv.config import Config, TeacherDials, UserError
 from insightv.config_file import load_config, save_config
 from insightv.datasets.sources import write_problems
 from insightv.models.chat import EndpointDown
-from insightv.records import Chain, Problem
+from insightv.records import Chain, Correction, Problem
 from insightv.stages.context import SHIPPED_BASE
 from insightv.store import ImageStore, Run, read_records
 from insightv.world.problems import make_split
@@ -98,6 +98,25 @@ def test_a_second_run_makes_nothing_and_asks_nobody(again: Path, monkeypatch: py
 def test_a_change_remakes_what_depends_on_it(again: Path, capsys: pytest.CaptureFixture[str], change: str, remade: set[str]) -> None:
     verbs.run(small(again, SHIPPED_BASE, change))
     assert made(capsys) == remade
+
+
+def test_corrections_by_hand_decide_what_the_next_build_takes(again: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A chain that is wrong by hand, and one that is flagged, leave the reasoning set with the reason; taken back, all is as it was."""
+    data, config = again / "reasoning-data", small(again, SHIPPED_BASE)
+    before = (data / "manifest.jsonl").read_bytes()
+    rows = [json.loads(line) for line in before.splitlines()]
+    wrong, flagged = ((row["chains"]["chain"]["chain_id"], row["problem_id"]) for row in rows[:2])
+    corrections.add(again, Correction(chain_id=wrong[0], problem_id=wrong[1], correct=False, note="it is blue"))
+    corrections.add(again, Correction(chain_id=flagged[0], problem_id=flagged[1], flagged=True))
+    verbs.run(config, {"build"})
+    assert {"reasoning-data", "summary-data"} <= made(capsys)
+    rejected = {row.get("chain_id"): row for row in map(json.loads, (data / "rejections.jsonl").open())}
+    assert rejected[wrong[0]]["reason"] == "wrong_answer" and "flagged by hand" in rejected[flagged[0]]["detail"]
+    assert not {wrong[0], flagged[0]} & {json.loads(line)["chains"]["chain"]["chain_id"] for line in (data / "manifest.jsonl").open()}
+    for chain, problem in (wrong, flagged):
+        corrections.add(again, Correction(chain_id=chain, problem_id=problem))
+    verbs.run(config, {"build"})
+    assert (data / "manifest.jsonl").read_bytes() == before
 
 
 def test_the_table_follows_settings_that_no_stage_depends_on(again: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,13 +9,16 @@ from typing import Annotated, Any
 from fastapi import FastAPI, Query
 from fastapi.responses import Response, StreamingResponse
 
+from insightv import corrections
 from insightv.images import media_type
+from insightv.records import Correction
 from insightv.serving.request import BadRequest
 from insightv.store import ImageStore
 from insightv.viewing.find import Filters, Viewer
 
 Json = dict[str, Any]
 _ROUND = re.compile(r"dpo[1-9]\d{0,3}")
+_LONGEST_NOTE = 2000
 _LOGGED = ("step", "loss", "margin", "accuracy", "kl", "reward_chosen", "reward_rejected")
 
 
@@ -52,7 +55,18 @@ def add_data(app: FastAPI, run: Path, index: Path) -> None:
         found = viewer.problem(name)
         if found is None:
             raise BadRequest("there is no such problem in this run", "name", 404)
-        return found
+        chains = {row["id"] for row in found["chains"]}
+        return found | {"hand": {name: one.model_dump() for name, one in corrections.read(run).items() if name in chains}}
+
+    @app.post("/data/corrections")
+    def correct(correction: Correction) -> Correction:
+        """Keep what somebody says of a chain by hand; with neither a verdict nor a flag it takes back what was said."""
+        if not viewer.has_chain(correction.chain_id, correction.problem_id):
+            raise BadRequest("there is no such chain in this run", "chain_id", 404)
+        if len(correction.note) > _LONGEST_NOTE:
+            raise BadRequest(f"a note has at most {_LONGEST_NOTE} characters", "note")
+        corrections.add(run, correction)
+        return correction
 
     @app.get("/data/pairs")
     def pairs(stage: str, after: Annotated[int, Query(ge=0, lt=2**62)] = 0) -> Json:

@@ -10,6 +10,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
+from insightv import corrections
 from insightv.config import Config, EndpointConfig
 from insightv.datasets import lean
 from insightv.datasets.rows import Rated
@@ -89,10 +90,11 @@ class Context:
         with replacing(by_id) as file:
             file.writelines(self._lines_by_id((split,), scratch / split))
         source, folder = self.run.folder / chains / "chains.jsonl", self.run.folder / judged
+        by_hand = corrections.read(self.run.folder)
         return Rated(
             partial(lean.read, by_id, Problem),
-            partial(lean.read, source, Chain),
-            partial(lean.read, folder / "verdicts.jsonl", Verdict),
+            lambda: corrections.without_flagged(lean.read(source, Chain), by_hand),
+            lambda: corrections.corrected(lean.read(folder / "verdicts.jsonl", Verdict), by_hand, lean.struct(Verdict)),  # type: ignore[arg-type]
             partial(lean.read, folder / "scores.jsonl", Score),
         )
 

@@ -124,6 +124,11 @@ class Viewer:
             rounds = stage.replace("-chains", "-data")
             return {"scores": binned("score"), "words": binned("words"), "margins": [list(row) for row in database.execute(margins, (rounds,))]}
 
+    def has_chain(self, name: str, problem: str) -> bool:
+        """Whether the run has this chain of this problem."""
+        with self._open() as database:
+            return database.execute("SELECT 1 FROM chains WHERE id = ? AND problem = ?", (name, problem)).fetchone() is not None
+
     def has_image(self, name: str) -> bool:
         """Whether a problem of the run has this image."""
         with self._open() as database:

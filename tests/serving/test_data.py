@@ -8,6 +8,7 @@ import PIL.Image
 import pytest
 from starlette.testclient import TestClient
 
+from insightv import corrections
 from insightv.images import encode_png
 from insightv.records import Chain, Problem, Score, Step, Verdict
 from insightv.serving.api import create_viewer
@@ -129,3 +130,17 @@ def test_the_viewer_asks_for_the_key_too(run: Path) -> None:
         for path in ("/", "/data", "/data/facets", "/data/chains", "/pages/data.js", "/health"):
             assert closed.get(path).status_code == 401
             assert closed.get(path, headers={"Authorization": "Bearer a key"}).status_code == 200
+
+
+def test_a_chain_is_corrected_by_hand_and_shown_so(client: TestClient, run: Path) -> None:
+    chain, problem = f"{5:016x}{0:016x}", f"{5:032x}"
+    given = {"chain_id": chain, "problem_id": problem, "correct": False, "note": "it is blue"}
+    assert client.post("/data/corrections", json=given).status_code == 200
+    assert client.get(f"/data/problems/{problem}").json()["hand"][chain]["note"] == "it is blue"
+    assert corrections.read(run)[chain].correct is False
+    for wrong in ({"chain_id": "x"}, {"problem_id": f"{6:032x}"}, {"note": "x" * 3000}, {"by": "me"}, {"correct": "maybe"}):
+        assert client.post("/data/corrections", json=given | wrong).status_code in (400, 404)
+    assert client.post("/data/corrections", json=given, headers={"Origin": "https://evil.example"}).status_code == 403
+    assert client.post("/data/corrections", json={"chain_id": chain, "problem_id": problem}).status_code == 200
+    assert client.get(f"/data/problems/{problem}").json()["hand"] == {}
+    assert len((run / corrections.FILE).read_text().splitlines()) == 2

@@ -157,6 +157,10 @@ def test_a_runs_data_is_looked_through(page: Any, tmp_path: Path) -> None:
         page.keyboard.press("j")
         page.screenshot(path=shots / "data.png")
         link, title = page.url, page.locator("#detail .asked p").first.inner_text()
+        flag = page.locator("article.chosen").get_by_role("button", name="Flag")
+        for pressed in ("true", "false"):
+            flag.click()
+            sync_api.expect(flag).to_have_attribute("aria-pressed", pressed)
         page.get_by_role("button", name="Pairs").click()
         sync_api.expect(page.locator("h2.good")).to_be_visible()
         page.screenshot(path=shots / "pairs.png")

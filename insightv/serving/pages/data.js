@@ -195,6 +195,31 @@ function showChain(row, found, marks = []) {
     row.doubt ? make("p", "note error", row.doubt === "rule" ? "The rules see this answer differently than the judge." : "Right, but scored low.") : null,
     chain.defects.length ? make("p", "note", `Defects: ${chain.defects.join(", ").replaceAll("_", " ")}`) : null,
     fates.length ? make("ul", "fates", ...fates) : null,
+    byHand(row, found.hand[row.id] ?? { correct: null, flagged: false, note: "" }),
+  );
+}
+
+// What somebody says of a chain: the verdict it should have, or that it should enter no data set. The next `insightv build` follows it.
+function byHand(row, said) {
+  const button = (text, title, pressed, changes) => {
+    const found = make("button", "", text);
+    Object.assign(found, { type: "button", title });
+    found.setAttribute("aria-pressed", pressed);
+    found.onclick = async () => {
+      const correction = { ...said, ...changes, chain_id: row.id, problem_id: row.problem };
+      const response = await fetch("/data/corrections", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(correction) });
+      if (!response.ok) throw new Error((await response.json()).error.message);
+      await showProblem();
+    };
+    return found;
+  };
+  return make(
+    "p",
+    "hand",
+    "By hand: ",
+    button("Right", "The answer is right, whatever the judge said", said.correct === true, { correct: said.correct === true ? null : true }),
+    button("Wrong", "The answer is wrong, whatever the judge said", said.correct === false, { correct: said.correct === false ? null : false }),
+    button("Flag", "Keep this chain out of every data set", said.flagged, { flagged: !said.flagged }),
   );
 }
 
