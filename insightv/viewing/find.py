@@ -2,7 +2,7 @@
 
 import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -47,6 +47,8 @@ class Viewer:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._counted: dict[tuple[str, int], Json] = {}
+        """What is counted over all chains, by its name and the index's time."""
 
     def chains(self, filters: Filters, after: list[int | None] | None = None) -> Json:
         """A page of chains, where the next one begins (None at the end), and how many there are in all."""
@@ -97,6 +99,20 @@ class Viewer:
 
     def facets(self) -> Json:
         """What there is to choose from: by stage the families, verdicts, defects and doubts with their numbers; data sets; rounds of pairs."""
+        return self._once("facets", self._facets)
+
+    def plots(self, stage: str) -> Json:
+        """Numbers of a stage's chains by score and by length in words, in bins of ten, right ones and others apart; margins of its pairs."""
+        # What there is not is not kept, so that names at will do not fill the memory.
+        return self._once(f"plots {stage}", lambda: self._plots(stage)) if stage in self.facets()["stages"] else self._plots(stage)
+
+    def _once(self, name: str, count: Callable[[], Json]) -> Json:
+        key = name, self._path.stat().st_mtime_ns
+        if key not in self._counted:
+            self._counted = {known: found for known, found in self._counted.items() if known[1] == key[1]} | {key: count()}
+        return self._counted[key]
+
+    def _facets(self) -> Json:
         with self._open() as database:
             stages: dict[str, Json] = {}
             for stage, count in database.execute("SELECT stage, count(*) FROM chains GROUP BY stage ORDER BY min(n)"):
@@ -112,8 +128,7 @@ class Viewer:
             pairs = dict(tuple(row) for row in database.execute("SELECT stage, count(*) FROM pairs GROUP BY stage"))
         return {"stages": stages, "sets": sets, "pairs": pairs}
 
-    def plots(self, stage: str) -> Json:
-        """Numbers of a stage's chains by score and by length in words, in bins of ten, right ones and others apart; margins of its pairs."""
+    def _plots(self, stage: str) -> Json:
         with self._open() as database:
 
             def binned(column: str) -> list[list[int]]:

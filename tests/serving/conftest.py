@@ -1,101 +1,15 @@
 """The server over real HTTP on loopback, its agents played by a stub."""
 
-import asyncio
-import threading
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
-import openai
 import PIL.Image
 import pytest
-from aiohttp import web
 
 from benchmarks.agents_stub import Agents
-from insightv.config import AgentConfig, Config, EndpointConfig, ServeConfig
-from insightv.hosting import opened
+from benchmarks.served import Served, serve_pair
 from insightv.images import encode_png
-from insightv.serving.api import create_app, listening
-from insightv.serving.intake import HeldImages
-
-
-@dataclass
-class Served:
-    """A running server."""
-
-    url: str
-    """Without the /v1."""
-    agents: Agents
-    images: HeldImages
-    key: str
-
-    @property
-    def client(self) -> openai.OpenAI:
-        """The official client, without its own retries."""
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=self.key or "none", max_retries=0, timeout=20)
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """With the key, where there is one."""
-        return {"Authorization": f"Bearer {self.key}"} if self.key else {}
-
-
-@contextmanager
-def _running(serve: Callable[[Callable[[Any], None], asyncio.Event], Coroutine[Any, Any, None]]) -> Iterator[Any]:
-    """What a coroutine says it made, in a thread of its own; the event that it is given ends it."""
-    ready, made, failed = threading.Event(), list[Any](), list[BaseException]()
-    loop, end = asyncio.new_event_loop(), asyncio.Event()
-
-    def work() -> None:
-        try:
-            loop.run_until_complete(serve(lambda value: (made.append(value), ready.set())[0], end))
-        except BaseException as error:
-            failed.append(error)
-        finally:
-            ready.set()
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    ready.wait(30)
-    try:
-        if failed:
-            raise failed[0]
-        yield made[0]
-    finally:
-        loop.call_soon_threadsafe(end.set)
-        thread.join(30)
-        loop.close()
-        if failed:
-            raise failed[0]
-
-
-@contextmanager
-def serve_pair(agents: Agents, key: str, allowed: Callable[[str], bool] | None, **settings: Any) -> Iterator[Served]:
-    """The server in front of a stub that plays both agents."""
-    images = HeldImages()
-
-    async def run(say: Callable[[Any], None], end: asyncio.Event) -> None:
-        runner = web.AppRunner(agents.application(), handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        endpoint = EndpointConfig(url=f"http://127.0.0.1:{runner.addresses[0][1]}/v1", model="m", concurrency=512, retries=1, timeout=10)
-        agent = AgentConfig(endpoint=endpoint)
-        judge = {"judge": endpoint} if settings.pop("judged", False) else {}
-        config = Config(serve=ServeConfig(reasoner=agent, summarizer=agent, **judge, **settings))
-        async with opened(config, images) as pair:
-            server = listening(create_app(pair, images, key, allowed), "127.0.0.1", 0)
-            serving = asyncio.create_task(server.serve())
-            while not server.started:
-                await asyncio.sleep(0.01)
-            say(server.servers[0].sockets[0].getsockname()[1])
-            await end.wait()
-            server.should_exit = True
-            await serving
-        await runner.cleanup()
-
-    with _running(run) as port:
-        yield Served(f"http://127.0.0.1:{port}", agents, images, key)
 
 
 @pytest.fixture
