@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import PIL.Image
-import pyarrow as pa
-import pyarrow.parquet
 import pytest
+from datasets import Dataset, Image
 
 from benchmarks.agents_stub import CHAIN, Agents, text_of
 from benchmarks.served import serve_pair
@@ -36,9 +35,7 @@ def rows(folder: Path) -> Path:
         question = f"Case {number}: say {said}.\nOptions: A: red, B: blue, C: green, D: white"
         kinds = {"category": "coarse perception", "l2_category": "image emotion", "meta_info": "{}"}
         found.append({"index": number, "question": question, "image": {"bytes": stream.getvalue(), "path": None}, "answer": truth, **kinds})
-    features = {"info": {"features": {"image": {"_type": "Image"}}}}
-    table = pa.Table.from_pylist(found).replace_schema_metadata({"huggingface": json.dumps(features)})
-    pa.parquet.write_table(table, folder / "val.parquet")
+    Dataset.from_list(found).cast_column("image", Image()).to_parquet(folder / "val.parquet")
     return folder / "val.parquet"
 
 
@@ -63,7 +60,9 @@ def test_its_figures_are_those_of_the_answers(tmp_path: Path) -> None:
         command = [HARNESS, "-m", "lmms_eval", "eval", *asked, "--output_path", str(tmp_path / "out")]
         finished = subprocess.run(command, capture_output=True, text=True, timeout=540, env=environment, cwd=tmp_path)
     assert finished.returncode == 0, finished.stderr[-4000:]
-    [results] = (tmp_path / "out").rglob("*results.json")
+    found = sorted((tmp_path / "out").rglob("*.json*"))
+    assert found, finished.stdout[-3000:] + finished.stderr[-3000:]
+    [results] = [path for path in found if path.name.endswith("results.json")]
     figures = json.loads(results.read_text())["results"]["l_mmstar"]
     print(f"\n{figures}")
     [samples] = (tmp_path / "out").rglob("*samples*l_mmstar*.jsonl")
