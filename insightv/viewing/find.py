@@ -151,7 +151,8 @@ class Viewer:
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
-        with closing(sqlite3.connect(f"file:{self._path}?mode=ro", uri=True)) as database:
+        # A server takes the lines of an export in whichever thread is free, one after the other.
+        with closing(sqlite3.connect(f"{self._path.resolve().as_uri()}?mode=ro", uri=True, check_same_thread=False)) as database:
             database.row_factory = sqlite3.Row
             yield database
 

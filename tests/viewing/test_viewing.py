@@ -4,6 +4,7 @@ import json
 import shutil
 import sqlite3
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +179,13 @@ def test_it_is_made_anew_when_a_stage_is(run: Path, tmp_path: Path) -> None:
     assert Viewer(refreshed(copied)).chains(Filters())["total"] == 1
     (copied / ".view" / "index.sqlite").write_bytes(b"no database")
     assert Viewer(refreshed(copied)).chains(Filters())["total"] == 1
+
+
+def test_an_export_goes_on_in_another_thread(viewer: Viewer) -> None:
+    lines = viewer.export(Filters())
+    with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other:
+        found = [thread.submit(next, lines).result() for thread in (one, other, one, other)]
+    assert len({json.loads(line)["chain"]["id"] for line in found}) == 4
 
 
 def test_it_can_only_be_read(viewer: Viewer) -> None:
