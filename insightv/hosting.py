@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -31,10 +32,11 @@ def view(run: Path, host: str, port: int, *, without_key: bool, say: Callable[[s
     from insightv.serving.api import create_viewer, listening
 
     key = _key(ServeConfig().api_key_env, host, without_key)
+    door = _bound(host, port)
     say(f"reading {run}; the first time this takes a minute for some hundred thousand chains")
     server = listening(create_viewer(run, key), host, port)
     say(f"{run} is shown at http://{_shown(host)}:{port}/data{' with the key' if key else ''}; Ctrl-C ends it")
-    asyncio.run(server.serve())
+    asyncio.run(server.serve(sockets=[door]))
 
 
 def settings(place: Path, overrides: Iterable[str]) -> Config:
@@ -76,11 +78,11 @@ async def opened(config: Config, images: HeldImages) -> AsyncIterator[Pair]:
 async def _serve(config: Config, run: Path | None, host: str, port: int, key: str, say: Callable[[str], None]) -> None:
     from insightv.serving.api import create_app, listening
 
-    images = HeldImages()
+    images, door = HeldImages(), _bound(host, port)
     async with opened(config, images) as pair:
         server = listening(create_app(pair, images, key, run=run), host, port)
         say(f"{pair.names[0]} answers at http://{_shown(host)}:{port}/v1{' with the key' if key else ''}; Ctrl-C ends it")
-        await server.serve()
+        await server.serve(sockets=[door])
 
 
 def _key(variable: str, host: str, without_key: bool) -> str:
@@ -89,6 +91,18 @@ def _key(variable: str, host: str, without_key: bool) -> str:
     if not key and not is_loopback(host) and not without_key:
         raise UserError(f"at {host} others could use this server: set a key in {variable}, or say --no-key if a proxy before it asks for one")
     return key
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """A socket at this address, taken before anything is loaded; one that others have is a `UserError`."""
+    door = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        door.bind((host, port))
+    except OSError as error:
+        door.close()
+        raise UserError(f"cannot listen at {_shown(host)}:{port}: {error.strerror or error}; give another port by --port") from None
+    return door
 
 
 def _shown(host: str) -> str:

@@ -6,6 +6,7 @@ import io
 import json
 import pickle
 import shutil
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -386,3 +387,14 @@ def test_weights_that_can_run_code_are_not_read(tiny_llava: Path, tmp_path: Path
     assert not Path("owned").exists()
     pickle.loads(pickle.dumps(Payload()))
     assert Path("owned").exists()
+
+
+def test_a_port_that_others_have_is_one_line_before_anything_is_loaded(tmp_path: Path) -> None:
+    config = tmp_path / "pair.yaml"
+    config.write_text("serve:\n  reasoner: &agent {endpoint: {url: 'http://127.0.0.1:9/v1'}}\n  summarizer: *agent\n")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=rf"cannot listen at 127\.0\.0\.1:{port}: Address already in use; give another port"):
+            hosting.serve(config, (), "127.0.0.1", port, without_key=False, say=print)
