@@ -50,5 +50,7 @@ def without_flagged(chains: Iterator[Chain], standing: dict[str, Correction]) ->
     """Chains, of which the flagged ones are not usable, with the reason."""
     for chain in chains:
         one = standing.get(chain.id)
-        flagged = one and one.flagged
-        yield msgspec.structs.replace(chain, status="defect", reason=f"flagged by hand{f': {one.note}' if one and one.note else ''}") if flagged else chain  # type: ignore[type-var]
+        if one and one.flagged:
+            reason = f"flagged by hand: {one.note}" if one.note else "flagged by hand"
+            chain = msgspec.structs.replace(chain, status="defect", reason=reason)  # type: ignore[type-var] # structs stand in for records here
+        yield chain

@@ -16,6 +16,7 @@ from insightv.models.endpoint import Endpoint
 from insightv.serving.guard import is_loopback
 from insightv.serving.intake import HeldImages
 from insightv.serving.systems import Pair
+from insightv.showing import saved
 from insightv.stages.context import Context
 from insightv.store import Run
 
@@ -42,9 +43,7 @@ def view(run: Path, host: str, port: int, *, without_key: bool, say: Callable[[s
 def settings(place: Path, overrides: Iterable[str]) -> Config:
     """The config at a path, or that of the run in a folder, its agents found."""
     inside = place.is_dir()
-    if inside and not (place / "config.yaml").is_file():
-        raise UserError(f"no run at {place}: it has no config.yaml; give a run's folder, or a config that says where the agents are")
-    config = load_config(place / "config.yaml" if inside else place, overrides)
+    config = saved(place, "; give a run's folder, or a config that says where the agents are", overrides) if inside else load_config(place, overrides)
     run = place if inside else config.run
     found = {name: _agent(config, run, name) for name in ("reasoner", "summarizer")}
     return config.model_copy(update={"serve": config.serve.model_copy(update=found)})

@@ -70,7 +70,7 @@ def plan(config: Config) -> Plan:
 
     policy = "reasoner"
     for t in range(1, c.dpo.rounds + 1):
-        policy = _dpo_round(steps, c, t, policy)
+        policy = _dpo_round(steps, c, t, policy, by_hand)
 
     author, own = (policy, "dpo-chains") if c.summary.own_chains == "dpo" else ("reasoner", "own-chains")
     drawn = c.summary.own_sampling or c.systems.reasoner
@@ -105,7 +105,7 @@ def _base_files(config: Config) -> list[Path]:
     return sorted(path for path in folder.glob("[!.]*") if path.is_file())
 
 
-def _dpo_round(steps: Plan, c: Config, t: int, policy: str) -> str:
+def _dpo_round(steps: Plan, c: Config, t: int, policy: str, by_hand: list[str]) -> str:
     """Round t (Insight-V, section 3.4): D_t comes from M_t itself, or off-policy from the teacher; returns the name of M_t+1."""
     source, judged, split = "generate", "assess", "train"
     if c.dpo.pairs_from == "policy":
@@ -116,7 +116,7 @@ def _dpo_round(steps: Plan, c: Config, t: int, policy: str) -> str:
         steps.add(judged, ("problems", source), partial(chains.assess_chains, source=source, split=split), _judging(c))
     data, scores, name = f"round{t}-data", f"round{t}-reference", f"dpo{t}"
     pair = partial(sets.build_pairs, source=source, judged=judged, split=split)
-    steps.add(data, ("problems", source, judged), pair, [c.preference, c.prompts, c.seed, *corrections.digest(c.run)], apart=True)
+    steps.add(data, ("problems", source, judged), pair, [c.preference, c.prompts, c.seed, *by_hand], apart=True)
     reference = {"previous": policy, "initial": "reasoner", "base": "base"}[c.dpo.reference]
     precise = [c.dpo.dtype, c.dpo.batch_size, c.dpo.max_length]
     scoring = partial(trainings.score_reference, data=data, reference=reference)

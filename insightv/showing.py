@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,11 +20,11 @@ if TYPE_CHECKING:
     from insightv.evaluation.figures import ReportData
 
 
-def saved(run: Path, advice: str = "") -> Config:
-    """The config that a run was made with."""
+def saved(run: Path, advice: str = "", overrides: Iterable[str] = ()) -> Config:
+    """The config that a run was made with; `advice` ends what is said where there is no run."""
     if not (run / "config.yaml").is_file():
         raise UserError(f"no run at {run}: it has no config.yaml{advice}")
-    return load_config(run / "config.yaml")
+    return load_config(run / "config.yaml", overrides)
 
 
 def journal_of(place: Path) -> Path:

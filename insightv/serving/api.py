@@ -23,7 +23,6 @@ from insightv.serving.static import add_pages
 from insightv.serving.systems import Pair
 from insightv.viewing.index import refreshed
 
-_KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 _ANY: dict[int | str, dict[str, Any]] = {status: {"model": ErrorReply} for status in (400, 401, 403, 404, 405, 408, 413, 500)}
 _ASKING: dict[int | str, dict[str, Any]] = {status: {"model": ErrorReply} for status in (429, 502, 504)}
 _STREAM: dict[int | str, dict[str, Any]] = {
@@ -120,5 +119,4 @@ async def _broken(request: Request, _: Exception) -> Response:
 
 
 def _reply(request: Request, status: int, message: str, field: str | None, code: str | None = None) -> Response:
-    kind = _KINDS.get(status, "invalid_request_error" if status < 500 else "server_error")
-    return Response(error_body(message, kind, request.state.request_id, field, code), status, media_type="application/json")
+    return Response(error_body(message, status, request.state.request_id, field, code), status, media_type="application/json")

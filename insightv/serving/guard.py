@@ -11,6 +11,7 @@ import secrets
 from typing import Any
 from urllib.parse import urlsplit
 
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from insightv.serving.replies import error_body
@@ -37,9 +38,9 @@ _HEADERS = {
 class Refusal(Exception):
     """An answer that the guard gives itself."""
 
-    def __init__(self, status: int, message: str, kind: str = "invalid_request_error") -> None:
+    def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
-        self.status, self.kind = status, kind
+        self.status = status
 
 
 class Guard:
@@ -80,7 +81,9 @@ class Guard:
         except ClientGone:
             return
         except Refusal as refusal:
-            await _answer(sending, refusal.status, error_body(str(refusal), refusal.kind, request_id))
+            asking = {"WWW-Authenticate": 'Basic realm="insightv", charset="UTF-8"'} if refusal.status == 401 else {}
+            response = Response(error_body(str(refusal), refusal.status, request_id), refusal.status, asking, "application/json")
+            await response(scope, receive, sending)
         except Exception:
             # The application has answered already, in words that tell nothing of this.
             log.exception("%s failed", request_id)
@@ -89,14 +92,14 @@ class Guard:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         if self._key is not None:
             if not hmac.compare_digest(hashlib.sha256(_key(headers.get("authorization", "")).encode()).digest(), self._key):
-                raise Refusal(401, "this server asks for its key, as `Authorization: Bearer KEY`", "authentication_error")
+                raise Refusal(401, "this server asks for its key, as `Authorization: Bearer KEY`")
         elif not is_loopback(urlsplit(f"//{headers.get('host', '')}").hostname or ""):
-            raise Refusal(403, "without a key this server answers on this machine's own names alone, such as 127.0.0.1 and localhost", "permission_error")
+            raise Refusal(403, "without a key this server answers on this machine's own names alone, such as 127.0.0.1 and localhost")
         following = headers.get("sec-fetch-mode") == "navigate" and scope["method"] == "GET"
         foreign = headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none")
         origin = headers.get("origin")
         if (foreign and not following) or (origin and urlsplit(origin).netloc != headers.get("host")):
-            raise Refusal(403, "this server takes no requests from other sites' pages", "permission_error")
+            raise Refusal(403, "this server takes no requests from other sites' pages")
 
     async def _with_body(self, scope: Scope, receive: Receive) -> Receive:
         """A `receive` whose first message is the whole body."""
@@ -119,14 +122,6 @@ class Guard:
             return waiting.pop() if waiting else await receive()
 
         return replay
-
-
-async def _answer(send: Send, status: int, body: bytes) -> None:
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    if status == 401:
-        headers.append((b"www-authenticate", b'Basic realm="insightv", charset="UTF-8"'))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
 
 
 def _key(authorization: str) -> str:

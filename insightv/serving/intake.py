@@ -4,7 +4,7 @@ import asyncio
 import ipaddress
 import socket
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 
 import aiohttp
@@ -88,7 +88,7 @@ class Intake:
             raise ImageError(f"the image has {width} x {height} pixels; {shape}")
 
     @asynccontextmanager
-    async def _fetching(self) -> AsyncIterator[Callable[[str], "asyncio.Future[bytes]"]]:
+    async def _fetching(self) -> AsyncIterator[Callable[[str], Awaitable[bytes]]]:
         """A function that fetches; connections are opened only if it is called."""
         session: aiohttp.ClientSession | None = None
 
@@ -101,7 +101,7 @@ class Intake:
             return await self._fetch(session, url)
 
         try:
-            yield fetch  # type: ignore[misc] # a coroutine is awaited as a future is
+            yield fetch
         finally:
             if session:
                 await session.close()

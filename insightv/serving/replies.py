@@ -12,6 +12,7 @@ from insightv.records import Usage
 
 Json = dict[str, Any]
 DONE = b"data: [DONE]\n\n"
+_KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 
 class ErrorBody(BaseModel):
@@ -109,8 +110,9 @@ def usage_reply(usage: Usage) -> Json:
     }
 
 
-def error_body(message: str, kind: str, request_id: str, param: str | None = None, code: str | None = None) -> bytes:
-    """An error's body."""
+def error_body(message: str, status: int, request_id: str, param: str | None = None, code: str | None = None) -> bytes:
+    """An error's body; its `type` follows from the HTTP status."""
+    kind = _KINDS.get(status, "invalid_request_error" if status < 500 else "server_error")
     return orjson.dumps({"error": {"message": message, "type": kind, "param": param, "code": code, "request_id": request_id}})
 
 

@@ -147,7 +147,7 @@ class EventStream(Response):
             body = (self._events.usage(self._usage) if self._tells_usage else b"") + DONE
         except (BadRequest, Failed) as error:
             # No end is told: a client must not take what came so far for the whole.
-            body = b"data: " + error_body(str(error), "server_error", self._id, code=getattr(error, "code", None)) + b"\n\n"
+            body = b"data: " + error_body(str(error), error.status, self._id, code=getattr(error, "code", None)) + b"\n\n"
         await send({"type": "http.response.body", "body": body})
 
     def _told(self, pieces: Iterable[Piece]) -> Iterator[bytes]:

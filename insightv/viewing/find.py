@@ -72,7 +72,7 @@ class Viewer:
             for row in database.execute(
                 f"SELECT r.chain, r.judged AS verdict, r.rated AS score FROM chains JOIN records r USING (n) WHERE {where} ORDER BY n", values
             ):
-                yield orjson.dumps({name: orjson.loads(row[name]) if row[name] else None for name in row.keys()}) + b"\n"  # noqa: SIM118
+                yield orjson.dumps({name: orjson.loads(text) if text else None for name, text in dict(row).items()}) + b"\n"
 
     def problem(self, name: str) -> Json | None:
         """A problem, its chains with verdicts and scores, what entered which data set and why not, and its pairs."""
@@ -159,19 +159,20 @@ class Viewer:
 
 def _where(filters: Filters) -> tuple[str, list[Any]]:
     """The condition of a selection, and its values."""
-    terms, values = ["stage = ?"], [filters.stage]
+    terms: list[str] = ["stage = ?"]
+    values: list[Any] = [filters.stage]
     for condition, value in (
         ("family = ?", filters.family),
         ("verdict = ?", filters.verdict),
         ("score >= ?", filters.low),
         ("score <= ?", filters.high),
-        ("n IN (SELECT n FROM defects WHERE stage = ? AND name = ?)", filters.defect),
+        ("n IN (SELECT n FROM defects WHERE name = ?)", filters.defect),
         ("doubt = ?", filters.doubt if filters.doubt != "any" else None),
         ("id IN (SELECT chain FROM uses WHERE stage = ? AND reason = '')", filters.entered),
     ):
         if value is not None:
             terms.append(condition)
-            values += [filters.stage, value] if "AND name" in condition else [value]  # type: ignore[list-item]
+            values.append(value)
     if filters.doubt == "any":
         terms.append("doubt != ''")
     if matched := _words(filters.words or ""):

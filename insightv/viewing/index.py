@@ -1,11 +1,11 @@
 """An index over a run's files, so that two hundred thousand chains are looked through without being loaded."""
 
-import hashlib
 import json
 import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from insightv.config import UserError
 from insightv.datasets import lean
 from insightv.files import locked
 from insightv.records import Chain, Problem, Score, Verdict
-from insightv.store import read_manifest
+from insightv.store import content_hash, read_manifest
 
 VERSION = 1
 """Of the tables below."""
@@ -46,7 +46,7 @@ CREATE INDEX chains_by_words ON chains(stage, words, n);
 CREATE INDEX chains_by_family ON chains(stage, family, n);
 CREATE INDEX chains_by_verdict ON chains(stage, verdict, n);
 CREATE INDEX chains_by_doubt ON chains(stage, doubt, n);
-CREATE INDEX defects_by_name ON defects(stage, name, n);
+CREATE INDEX defects_by_name ON defects(name, n);
 CREATE INDEX uses_by_chain ON uses(chain);
 CREATE INDEX uses_by_problem ON uses(problem);
 CREATE INDEX pairs_by_stage ON pairs(stage, n);
@@ -75,7 +75,7 @@ def state(run: Path) -> str:
     """What an index depends on: the stages that hold problems, chains, judgements and data sets, each with its hash."""
     names = sorted(path.name for path in run.iterdir() if path.is_dir() and _is_shown(path))
     found = [[name, read_manifest(run / name).get("hash")] for name in names]
-    return hashlib.sha256(orjson.dumps([VERSION, found])).hexdigest()
+    return content_hash([VERSION, found])
 
 
 def _is_shown(folder: Path) -> bool:
@@ -125,12 +125,18 @@ def _add_chains(database: sqlite3.Connection, run: Path, stage: str) -> None:
         if file.is_file():
             rows = ((record.chain_id, lean.line(record)) for record in lean.read(file, kind))  # type: ignore[attr-defined]
             database.executemany(f"INSERT INTO judged(chain, {name}) VALUES(?, ?) ON CONFLICT DO UPDATE SET {name} = excluded.{name}", rows)
+
+    @lru_cache(maxsize=1)
+    def asked(name: str) -> tuple[Problem | None, str]:
+        """The problem of a chain, and its family; those of one problem stand together."""
+        found = database.execute("SELECT record, family FROM problems WHERE id = ?", (name,)).fetchone()
+        return (Problem.model_validate_json(found[0]), found[1]) if found else (None, "")
+
     first = n = database.execute("SELECT coalesce(max(n), 0) + 1 FROM chains").fetchone()[0]
     chains, records, texts, defects = [], [], [], []
     for chain in lean.read(run / stage / "chains.jsonl", Chain):
         known = database.execute("SELECT verdict, score FROM judged WHERE chain = ?", (chain.id,)).fetchone() or (None, None)
-        found = database.execute("SELECT record, family FROM problems WHERE id = ?", (chain.problem_id,)).fetchone()
-        problem, family = (Problem.model_validate_json(found[0]), found[1]) if found else (None, "")
+        problem, family = asked(chain.problem_id)
         verdict, score = (orjson.loads(text) if text else {} for text in known)
         text = joined(chain.steps) + f"\n{chain.conclusion}\n{chain.answer}"
         said = {True: "right", False: "wrong", None: "open"}[verdict["correct"]] if verdict else ""
