@@ -1,10 +1,15 @@
-"""The pair's server in this process, in front of a stub that plays both agents: for tests of what stands before it."""
+"""The pair's server: in this process in front of a stub that plays both agents, or as a user starts it."""
 
 import asyncio
+import socket
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -15,6 +20,9 @@ from insightv.config import AgentConfig, Config, EndpointConfig, ServeConfig
 from insightv.hosting import opened
 from insightv.serving.api import create_app, listening
 from insightv.serving.intake import HeldImages
+
+_PATIENCE = 120.0
+"""Seconds for a server to load what it serves."""
 
 
 @dataclass
@@ -93,3 +101,28 @@ def serve_pair(agents: Agents, key: str, allowed: Callable[[str], bool] | None, 
 
     with _running(run) as port:
         yield Served(f"http://127.0.0.1:{port}", agents, images, key)
+
+
+@contextmanager
+def command(verb: str, place: Path) -> Iterator[tuple[str, int]]:
+    """`insightv VERB PLACE` on a free port, as a user starts it: its address without a path, and the process's number, once it listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    arguments = [sys.executable, "-c", "from insightv.cli import main; main()", verb, str(place), "--port", str(port)]
+    with subprocess.Popen(arguments, stdout=subprocess.DEVNULL) as process:
+        try:
+            end = time.monotonic() + _PATIENCE
+            while not _listens(port):
+                if process.poll() is not None or time.monotonic() > end:
+                    raise RuntimeError(f"insightv {verb} {place} does not listen")
+                time.sleep(0.05)
+            yield f"http://127.0.0.1:{port}", process.pid
+        finally:
+            process.terminate()
+
+
+def _listens(port: int) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+        return True
+    return False

@@ -10,7 +10,6 @@ import datetime
 import os
 import platform
 import random
-import socket
 import statistics
 import subprocess
 import sys
@@ -24,6 +23,8 @@ import orjson
 import PIL.Image
 import yaml
 
+from benchmarks import served
+from benchmarks.engines.measure import cpu_seconds, status
 from benchmarks.engines.report import processor, write
 from insightv.images import encode_png, to_data_url
 
@@ -57,12 +58,12 @@ def main() -> None:
         loads = {"relay": Load(), "insightv": Load()}
         for _ in range(3):
             for name, url, process in (("relay", plain, other), ("insightv", server, pid)):
-                begun = cpu(process)
+                begun = cpu_seconds(process)
                 asyncio.run(under_load(url, given.clients, given.seconds / 3, loads[name]))
-                loads[name].cpu += cpu(process) - begun
-                loads[name].megabytes.append(resident(process))
+                loads[name].cpu += cpu_seconds(process) - begun
+                loads[name].megabytes.append(status("VmRSS", process))
         left = asyncio.run(leaving(server, [reasoner, summarizer], given.disconnects, given.clients))
-        loads["insightv"].megabytes.append(resident(pid))
+        loads["insightv"].megabytes.append(status("VmRSS", pid))
     text = section(loads, left, given)
     print(text)
     if given.write:
@@ -103,29 +104,11 @@ def ours(reasoner: str, summarizer: str) -> Iterator[tuple[str, int]]:
     config = {name: {"endpoint": {"url": url, "model": "m", "concurrency": 1024}} for name, url in (("reasoner", reasoner), ("summarizer", summarizer))}
     path = Path(f"/tmp/serving-{os.getpid()}.yaml")
     path.write_text(yaml.safe_dump({"serve": config}), encoding="utf-8")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    process = subprocess.Popen(
-        [sys.executable, "-c", "from insightv.cli import main; main()", "serve", str(path), "--port", str(port)], cwd=ROOT, stdout=subprocess.DEVNULL
-    )
     try:
-        wait(port)
-        yield f"http://127.0.0.1:{port}/v1", process.pid
+        with served.command("serve", path) as (url, pid):
+            yield f"{url}/v1", pid
     finally:
-        process.terminate()
-        process.wait()
         path.unlink()
-
-
-def wait(port: int) -> None:
-    """Until somebody listens."""
-    end = time.monotonic() + 60
-    while time.monotonic() < end:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-            return
-        time.sleep(0.1)
-    raise SystemExit("the server did not start")
 
 
 def request() -> bytes:
@@ -173,17 +156,6 @@ async def leaving(url: str, agents: Sequence[str], count: int, at_once: int) -> 
         await asyncio.sleep(1)
         found = [await (await session.get(agent.removesuffix("/v1") + "/open")).json() for agent in agents]
     return sum(found)
-
-
-def cpu(pid: int) -> float:
-    """CPU seconds of a process so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def resident(pid: int) -> float:
-    """Megabytes that a process has in memory."""
-    return int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def section(loads: dict[str, Load], left: int, given: argparse.Namespace) -> str:

@@ -78,9 +78,9 @@ def _own_cpu() -> float:
     return sum(used.ru_utime + used.ru_stime for used in (resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)))
 
 
-def status(name: str) -> float:
-    """A size of this process in megabytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+def status(name: str, pid: int | str = "self") -> float:
+    """A size of a process, this one by default, in megabytes."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) / 1024
 
 

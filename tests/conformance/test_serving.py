@@ -2,12 +2,8 @@
 
 import asyncio
 import os
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
-from contextlib import aclosing, contextmanager, suppress
+from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +12,7 @@ import PIL.Image
 import pytest
 import yaml
 
+from benchmarks.served import command
 from insightv import agents
 from insightv.config import LocalConfig, PromptsConfig, SamplingConfig, SystemsConfig
 from insightv.images import encode_png, to_data_url
@@ -35,21 +32,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(not SERVER, reason="CONFORMAN
 @contextmanager
 def front(folder: Path, url: str) -> Iterator[openai.OpenAI]:
     """`insightv serve CONFIG` before the server, and the official client of it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     config = folder / "pair.yaml"
     config.write_text(yaml.safe_dump({"serve": {name: {"endpoint": {"url": url, "model": name}} for name in ("reasoner", "summarizer")}}))
-    command = [sys.executable, "-c", "from insightv.cli import main; main()", "serve", str(config), "--port", str(port)]
-    with subprocess.Popen(command) as process:
-        try:
-            for _ in range(600):
-                with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-                    break
-                time.sleep(0.1)
-            yield openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0, timeout=120)
-        finally:
-            process.terminate()
+    with command("serve", config) as (found, _):
+        yield openai.OpenAI(base_url=f"{found}/v1", api_key="none", max_retries=0, timeout=120)
 
 
 @pytest.fixture(scope="module")

@@ -3,18 +3,14 @@
 import json
 import os
 import shutil
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks.agents_stub import CHAIN, Agents
+from benchmarks.served import command
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: make pages")
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome") or ""
@@ -42,25 +38,6 @@ def page(browser: Any) -> Iterator[Any]:
     yield found
     assert complaints == []
     found.close()
-
-
-@contextmanager
-def serving(run: Path, verb: str = "serve") -> Iterator[str]:
-    """`insightv serve RUN` or `insightv view RUN`, as a user starts it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-c", "from insightv.cli import main; main()", verb, str(run), "--port", str(port)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout and any(f":{port}/" in line for line in iter(process.stdout.readline, ""))
-        try:
-            for _ in range(200):
-                with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-                    break
-                time.sleep(0.05)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.terminate()
 
 
 def chat(page: Any, url: str, question: str, picture: bytes, modes: tuple[str, ...] = ("Pair",)) -> None:
@@ -127,7 +104,7 @@ def test_a_trained_pair_is_talked_to(page: Any, tmp_path: Path) -> None:
     problem = next(found for line in (run / "problems" / "test.jsonl").open() if (found := json.loads(line))["options"])
     [picture] = (run / "images").glob(f"*/{problem['images'][0]}.*")
     options = "".join(f"\n{letter}. {option}" for letter, option in zip("ABCDEFGH", problem["options"], strict=False))
-    with serving(run) as url:
+    with command("serve", run) as (url, _):
         chat(page, url, problem["question"].replace("<image>", "").strip() + options, picture.read_bytes(), ("Pair", "Reasoner alone", "Direct answer"))
         for column in range(3):
             sync_api.expect(page.locator(".note").nth(column)).to_contain_text("tokens", timeout=60_000)
@@ -140,7 +117,7 @@ def test_a_trained_pair_is_talked_to(page: Any, tmp_path: Path) -> None:
 def test_a_runs_data_is_looked_through(page: Any, tmp_path: Path) -> None:
     """By the keyboard, through filters, pairs and plots, and back by the link."""
     shots = Path(os.environ.get("PAGES_SHOTS", tmp_path))
-    with serving(Path(os.environ["PAGES_RUN"]), "view") as url:
+    with command("view", Path(os.environ["PAGES_RUN"])) as (url, _):
         page.set_viewport_size({"width": 1500, "height": 860})
         page.goto(f"{url}/data")
         chosen = page.locator(".result.chosen")
