@@ -1,7 +1,7 @@
 """The applications: the pair's routes with its page, and the viewer's alone."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,9 @@ from insightv import __version__
 from insightv.serving.data import add_data
 from insightv.serving.guard import Guard
 from insightv.serving.intake import HeldImages, Intake
-from insightv.serving.replies import Completion, ErrorReply, Model, ModelList, error_body
-from insightv.serving.request import BadRequest, ChatRequest
-from insightv.serving.service import Failed, Service
+from insightv.serving.replies import ApiError, Completion, ErrorReply, Model, ModelList
+from insightv.serving.request import ChatRequest
+from insightv.serving.service import Service
 from insightv.serving.static import add_pages
 from insightv.serving.systems import Pair
 from insightv.viewing.index import refreshed
@@ -79,7 +79,7 @@ def _bare() -> FastAPI:
     app = FastAPI(title="Insight-V", version=__version__, docs_url=None, redoc_url=None, responses=_ANY)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(Exception, _broken)
-    for known in (HTTPException, BadRequest, Failed):
+    for known in (HTTPException, ApiError):
         app.add_exception_handler(known, _refused)
 
     @app.get("/health")
@@ -102,21 +102,20 @@ async def _invalid(request: Request, error: Exception) -> Response:
     # The value itself is not told back: it may be an image of megabytes.
     place = ".".join(str(part) for part in first["loc"][1:] if part not in ("TextPart", "ImagePart"))
     said = str(first["ctx"]["error"]) if first["type"] == "value_error" else first["msg"]
-    return _reply(request, 400, f"{place}: {said}" if place else said, place or None)
+    return _reply(request, ApiError(400, f"{place}: {said}" if place else said, place or None))
 
 
 async def _refused(request: Request, error: Exception) -> Response:
-    status: int = error.status_code if isinstance(error, HTTPException) else getattr(error, "status", 500)
-    message = str(error.detail) if isinstance(error, HTTPException) else str(error)
-    response = _reply(request, status, message, getattr(error, "field", None), getattr(error, "code", None))
-    response.headers.update(getattr(error, "headers", None) or ({"Retry-After": "1"} if status == 429 else {}))
-    return response
+    if isinstance(error, HTTPException):
+        return _reply(request, ApiError(error.status_code, str(error.detail)), error.headers)
+    assert isinstance(error, ApiError)
+    return _reply(request, error, {"Retry-After": "1"} if error.status == 429 else None)
 
 
 async def _broken(request: Request, _: Exception) -> Response:
     """What it was stands in the server's log alone."""
-    return _reply(request, 500, "the server failed; its log has the reason under this request's id", None)
+    return _reply(request, ApiError(500, "the server failed; its log has the reason under this request's id"))
 
 
-def _reply(request: Request, status: int, message: str, field: str | None, code: str | None = None) -> Response:
-    return Response(error_body(message, status, request.state.request_id, field, code), status, media_type="application/json")
+def _reply(request: Request, error: ApiError, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(error.body(request.state.request_id), error.status, headers, "application/json")

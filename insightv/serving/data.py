@@ -12,7 +12,7 @@ from fastapi.responses import Response, StreamingResponse
 from insightv import corrections
 from insightv.images import media_type
 from insightv.records import Correction
-from insightv.serving.request import BadRequest
+from insightv.serving.replies import ApiError
 from insightv.store import ImageStore
 from insightv.viewing.find import Filters, Viewer
 
@@ -54,7 +54,7 @@ def add_data(app: FastAPI, run: Path, index: Path) -> None:
         """A problem with all that belongs to it."""
         found = viewer.problem(name)
         if found is None:
-            raise BadRequest("there is no such problem in this run", "name", 404)
+            raise ApiError(404, "there is no such problem in this run", "name")
         chains = {row["id"] for row in found["chains"]}
         return found | {"hand": {name: one.model_dump() for name, one in corrections.read(run).items() if name in chains}}
 
@@ -62,9 +62,9 @@ def add_data(app: FastAPI, run: Path, index: Path) -> None:
     def correct(correction: Correction) -> Correction:
         """Keep what somebody says of a chain by hand; with neither a verdict nor a flag it takes back what was said."""
         if not viewer.has_chain(correction.chain_id, correction.problem_id):
-            raise BadRequest("there is no such chain in this run", "chain_id", 404)
+            raise ApiError(404, "there is no such chain in this run", "chain_id")
         if len(correction.note) > _LONGEST_NOTE:
-            raise BadRequest(f"a note has at most {_LONGEST_NOTE} characters", "note")
+            raise ApiError(400, f"a note has at most {_LONGEST_NOTE} characters", "note")
         corrections.add(run, correction)
         return correction
 
@@ -83,7 +83,7 @@ def add_data(app: FastAPI, run: Path, index: Path) -> None:
         """A picture of one of the run's problems."""
         # Only what the index names is looked for on the disk.
         if not viewer.has_image(digest):
-            raise BadRequest("there is no such picture in this run", "digest", 404)
+            raise ApiError(404, "there is no such picture in this run", "digest")
         data = images.get(digest)
         return Response(data, media_type=media_type(data), headers={"Cache-Control": "private, max-age=86400"})
 
@@ -93,7 +93,7 @@ def _place(after: str) -> list[int | None] | None:
         return None
     found = re.fullmatch(r"(\d{0,15}),(\d{1,15})", after)
     if not found:
-        raise BadRequest("a page begins after two numbers with a comma between", "after")
+        raise ApiError(400, "a page begins after two numbers with a comma between", "after")
     return [int(found[1]) if found[1] else None, int(found[2])]
 
 

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from insightv.serving.replies import error_body
+from insightv.serving.replies import ApiError
 from insightv.serving.work import ClientGone
 
 log = logging.getLogger(__name__)
@@ -33,14 +33,6 @@ _HEADERS = {
     "cross-origin-opener-policy": "same-origin",
     "cache-control": "no-store",
 }
-
-
-class Refusal(Exception):
-    """An answer that the guard gives itself."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 class Guard:
@@ -80,9 +72,9 @@ class Guard:
             await self._app(scope, await self._with_body(scope, receive), sending)
         except ClientGone:
             return
-        except Refusal as refusal:
-            asking = {"WWW-Authenticate": 'Basic realm="insightv", charset="UTF-8"'} if refusal.status == 401 else {}
-            response = Response(error_body(str(refusal), refusal.status, request_id), refusal.status, asking, "application/json")
+        except ApiError as error:
+            asking = {"WWW-Authenticate": 'Basic realm="insightv", charset="UTF-8"'} if error.status == 401 else {}
+            response = Response(error.body(request_id), error.status, asking, "application/json")
             await response(scope, receive, sending)
         except Exception:
             # The application has answered already, in words that tell nothing of this.
@@ -92,14 +84,14 @@ class Guard:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         if self._key is not None:
             if not hmac.compare_digest(hashlib.sha256(_key(headers.get("authorization", "")).encode()).digest(), self._key):
-                raise Refusal(401, "this server asks for its key, as `Authorization: Bearer KEY`")
+                raise ApiError(401, "this server asks for its key, as `Authorization: Bearer KEY`")
         elif not is_loopback(urlsplit(f"//{headers.get('host', '')}").hostname or ""):
-            raise Refusal(403, "without a key this server answers on this machine's own names alone, such as 127.0.0.1 and localhost")
+            raise ApiError(403, "without a key this server answers on this machine's own names alone, such as 127.0.0.1 and localhost")
         following = headers.get("sec-fetch-mode") == "navigate" and scope["method"] == "GET"
         foreign = headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none")
         origin = headers.get("origin")
         if (foreign and not following) or (origin and urlsplit(origin).netloc != headers.get("host")):
-            raise Refusal(403, "this server takes no requests from other sites' pages")
+            raise ApiError(403, "this server takes no requests from other sites' pages")
 
     async def _with_body(self, scope: Scope, receive: Receive) -> Receive:
         """A `receive` whose first message is the whole body."""
@@ -113,9 +105,9 @@ class Guard:
                     body += message.get("body", b"")
                     more = message.get("more_body", False)
                     if len(body) > self._max_body:
-                        raise Refusal(413, f"the request has more than {self._max_body // _MEGABYTE} MB")
+                        raise ApiError(413, f"the request has more than {self._max_body // _MEGABYTE} MB")
         except TimeoutError:
-            raise Refusal(408, f"the request's body did not come within {BODY_SECONDS:g} seconds") from None
+            raise ApiError(408, f"the request's body did not come within {BODY_SECONDS:g} seconds") from None
         waiting: list[Any] = [{"type": "http.request", "body": bytes(body), "more_body": False}]
 
         async def replay() -> Message:

@@ -14,7 +14,7 @@ from yarl import URL
 
 from insightv.config import ServeConfig
 from insightv.images import ImageError, decode, digest, from_data_url
-from insightv.serving.request import BadRequest
+from insightv.serving.replies import ApiError
 
 _FETCH_SECONDS = 20.0
 _SMALLEST = 4
@@ -65,9 +65,9 @@ class Intake:
         self._decoding = asyncio.Semaphore(_DECODED_AT_ONCE)
 
     async def read(self, urls: Sequence[str]) -> list[bytes]:
-        """The encoded images behind the URLs, each of them one that can be decoded; else a `BadRequest` that says which."""
+        """The encoded images behind the URLs, each of them one that can be decoded; else an `ApiError` that says which."""
         if len(urls) > self._limits.max_images:
-            raise BadRequest(f"the conversation has {len(urls)} images; this server takes {self._limits.max_images} at most", "messages")
+            raise ApiError(400, f"the conversation has {len(urls)} images; this server takes {self._limits.max_images} at most", "messages")
         images = []
         async with self._fetching() as fetch:
             for number, url in enumerate(urls, start=1):
@@ -77,7 +77,7 @@ class Intake:
                     async with self._decoding:
                         await asyncio.to_thread(self._check, data)
                 except ImageError as error:
-                    raise BadRequest(f"image {number}: {error}", "messages") from None
+                    raise ApiError(400, f"image {number}: {error}", "messages") from None
                 images.append(data)
         return images
 

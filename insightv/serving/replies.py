@@ -15,6 +15,20 @@ DONE = b"data: [DONE]\n\n"
 _KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 
+class ApiError(Exception):
+    """What a client is told instead of a reply, in words that tell nothing of the server's inside."""
+
+    def __init__(self, status: int, message: str, field: str | None = None, code: str | None = None) -> None:
+        """`field` is the request's field that is to be mended, where it is one; the body's `type` follows from the HTTP status."""
+        super().__init__(message)
+        self.status, self.field, self.code = status, field, code
+
+    def body(self, request_id: str) -> bytes:
+        """The reply's body."""
+        kind = _KINDS.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
+        return orjson.dumps({"error": {"message": str(self), "type": kind, "param": self.field, "code": self.code, "request_id": request_id}})
+
+
 class ErrorBody(BaseModel):
     """What went wrong."""
 
@@ -108,12 +122,6 @@ def usage_reply(usage: Usage) -> Json:
         "prompt_tokens_details": {"cached_tokens": usage.cached},
         "completion_tokens_details": {"reasoning_tokens": usage.reasoning},
     }
-
-
-def error_body(message: str, status: int, request_id: str, param: str | None = None, code: str | None = None) -> bytes:
-    """An error's body; its `type` follows from the HTTP status."""
-    kind = _KINDS.get(status, "invalid_request_error" if status < 500 else "server_error")
-    return orjson.dumps({"error": {"message": message, "type": kind, "param": param, "code": code, "request_id": request_id}})
 
 
 def completion(request_id: str, model: str, texts: Sequence[dict[str, str]], finishes: Sequence[str], usage: Usage, fields: Sequence[str]) -> bytes:

@@ -10,16 +10,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from insightv.config import ServeConfig, SystemsConfig
 from insightv.models.chat import Image, Message, Role, Text
 from insightv.records import Problem
+from insightv.serving.replies import ApiError
 from insightv.store import content_hash
-
-
-class BadRequest(ValueError):
-    """A request that is the client's to mend: the message is shown to it."""
-
-    def __init__(self, message: str, field: str | None = None, status: int = 400) -> None:
-        super().__init__(message)
-        self.field = field
-        self.status = status
 
 
 def _utf8(text: str) -> str:
@@ -141,9 +133,9 @@ class Asked:
 
 
 def read_request(request: ChatRequest, digests: Sequence[str], settings: SystemsConfig, limits: ServeConfig) -> Asked:
-    """The question and its settings; `digests` name the conversation's images in their order. What goes beyond a limit is a `BadRequest`."""
+    """The question and its settings; `digests` name the conversation's images in their order. What goes beyond a limit is an `ApiError`."""
     if request.messages[-1].role != "user":
-        raise BadRequest("the last message must be the user's question", "messages")
+        raise ApiError(400, "the last message must be the user's question", "messages")
     waiting = iter(digests)
     *history, last = [Message(_role(message), _read_parts(message.content, waiting)) for message in request.messages]
     # As in training data, images before all words have no mark: they begin each agent's prompt. A mark in somebody's words is no place for one.
@@ -151,7 +143,7 @@ def read_request(request: ChatRequest, digests: Sequence[str], settings: Systems
     question = "".join("<image>" if isinstance(part, Image) else part.text.replace("<image>", "< image>") for part in placed)
     images = tuple(part.digest for part in last.parts if isinstance(part, Image))
     if not question.replace("<image>", "").strip():
-        raise BadRequest("the last message is empty; ask a question", "messages")
+        raise ApiError(400, "the last message is empty; ask a question", "messages")
     name = content_hash([question, images, [[turn.role, [str(part) for part in turn.parts]] for turn in history]])
     stop = (request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ())
     problem = Problem(id=name, question=question, images=images, answers=("",))
@@ -171,7 +163,7 @@ def _decoding(request: ChatRequest, settings: SystemsConfig, limits: ServeConfig
     chain = both | {name: value for name, value in own.model_dump(exclude={"exclude"}).items() if value is not None}
     for field, asked in (("max_tokens", answer["max_tokens"]), ("reasoning.max_tokens", chain.get("max_tokens"))):
         if asked and asked > limits.max_tokens:
-            raise BadRequest(f"{field} is {asked}; this server writes at most {limits.max_tokens} tokens", field)
+            raise ApiError(400, f"{field} is {asked}; this server writes at most {limits.max_tokens} tokens", field)
 
     def changed(sampling: Any, wishes: dict[str, Any]) -> Any:
         return sampling.model_copy(update={name: value for name, value in wishes.items() if value is not None})

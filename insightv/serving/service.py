@@ -15,21 +15,13 @@ from insightv.models.together import together
 from insightv.records import Usage
 from insightv.serving.intake import HeldImages, Intake
 from insightv.serving.metrics import Metrics, Watch
-from insightv.serving.replies import DONE, Events, completion, error_body
-from insightv.serving.request import Asked, BadRequest, ChatRequest, image_urls, read_request
+from insightv.serving.replies import DONE, ApiError, Events, completion
+from insightv.serving.request import Asked, ChatRequest, image_urls, read_request
 from insightv.serving.systems import Pair, answer
 from insightv.serving.work import Piece, Put, Work, while_there
 from insightv.store import derive_seed
 
 log = logging.getLogger(__name__)
-
-
-class Failed(Exception):
-    """A failure that is not the client's, in words that tell nothing of the server's inside."""
-
-    def __init__(self, status: int, message: str, code: str) -> None:
-        super().__init__(message)
-        self.status, self.code = status, code
 
 
 class Service:
@@ -43,7 +35,7 @@ class Service:
     async def answer(self, asked: ChatRequest, request_id: str, receive: Receive) -> Response:
         """A whole reply, or a stream that begins with its first text: what fails before that is an error like any other.
 
-        Raises `BadRequest`, `Failed`, and `ClientGone`, with all work ended, when nobody waits any more.
+        Raises `ApiError`, and `ClientGone`, with all work ended, when nobody waits any more.
         """
         self._refuse_too_much(asked)
         work = Work(partial(self._work, asked, request_id))
@@ -69,7 +61,7 @@ class Service:
                     await together(self._choice(asked, question, index, put, watch) for index in range(asked.n or 1))
             status = "200"
         except Exception as error:
-            known = error if isinstance(error, BadRequest) else _failed(error)
+            known = error if isinstance(error, ApiError) else _failed(error)
             status = str(known.status)
             if known is not error:
                 log.warning("%s: %s: %s", request_id, type(error).__name__, error)
@@ -88,13 +80,13 @@ class Service:
     def _refuse_too_much(self, asked: ChatRequest) -> None:
         limits, chains = self._pair.serve, (asked.n or 1) * self._pair.chains(asked.model)
         if chains > limits.max_n:
-            raise BadRequest(f"that takes {chains} chains; this server writes {limits.max_n} at most for a request", "n")
+            raise ApiError(400, f"that takes {chains} chains; this server writes {limits.max_n} at most for a request", "n")
         if len(asked.messages) > limits.max_messages:
-            raise BadRequest(f"the conversation has {len(asked.messages)} messages; this server reads {limits.max_messages} at most", "messages")
+            raise ApiError(400, f"the conversation has {len(asked.messages)} messages; this server reads {limits.max_messages} at most", "messages")
         if asked.select == "judged" and self._pair.judge is None:
-            raise BadRequest("this server has no judge; set serve.judge, or ask for select: majority", "select")
+            raise ApiError(400, "this server has no judge; set serve.judge, or ask for select: majority", "select")
         if self._in_work >= limits.max_requests:
-            raise Failed(429, f"{limits.max_requests} requests are in work; try again in a moment", "rate_limit_exceeded")
+            raise ApiError(429, f"{limits.max_requests} requests are in work; try again in a moment", code="rate_limit_exceeded")
 
     def _fields(self, asked: ChatRequest) -> Sequence[str]:
         """The names under which the reply carries the reasoning."""
@@ -145,9 +137,9 @@ class EventStream(Response):
                 await send({"type": "http.response.body", "body": body + b"".join(self._told(pieces)), "more_body": True})
                 body, pieces = b"", await self._work.next()
             body = (self._events.usage(self._usage) if self._tells_usage else b"") + DONE
-        except (BadRequest, Failed) as error:
+        except ApiError as error:
             # No end is told: a client must not take what came so far for the whole.
-            body = b"data: " + error_body(str(error), error.status, self._id, code=getattr(error, "code", None)) + b"\n\n"
+            body = b"data: " + error.body(self._id) + b"\n\n"
         await send({"type": "http.response.body", "body": body})
 
     def _told(self, pieces: Iterable[Piece]) -> Iterator[bytes]:
@@ -170,7 +162,7 @@ def joined(pieces: Iterable[Piece]) -> list[Piece]:
     return found
 
 
-def _failed(error: Exception) -> Failed:
+def _failed(error: Exception) -> ApiError:
     if isinstance(error, TimeoutError):
-        return Failed(504, "the agents took too long; ask for fewer tokens, or raise serve.timeout", "timeout")
-    return Failed(502, "an agent failed; the server's log has the reason under this request's id", "agent_failed")
+        return ApiError(504, "the agents took too long; ask for fewer tokens, or raise serve.timeout", code="timeout")
+    return ApiError(502, "an agent failed; the server's log has the reason under this request's id", code="agent_failed")

@@ -9,7 +9,8 @@ from insightv import agents
 from insightv.config import PromptsConfig, ServeConfig, SystemsConfig
 from insightv.models.chat import Chat, Delta
 from insightv.serving.best import best_of
-from insightv.serving.request import Asked, BadRequest
+from insightv.serving.replies import ApiError
+from insightv.serving.request import Asked
 from insightv.serving.tags import Cleaner
 
 
@@ -31,12 +32,12 @@ class Pair:
         return [name, f"{name}/reasoner", f"{name}/summarizer", *([f"{name}/best-of-{self.serve.max_n}"] if self.serve.max_n > 1 else [])]
 
     def chains(self, model: str) -> int:
-        """How many chains an answer of this model takes; a model that there is not is a `BadRequest`."""
+        """How many chains an answer of this model takes; a model that there is not is an `ApiError`."""
         if model in self.names[1:3]:
             return 1
         match = re.fullmatch(rf"{re.escape(self.serve.name)}(?:/best-of-([1-9]\d{{0,3}}))?", model)
         if not match:
-            raise BadRequest(f"there is no model {model[:100]!r}; there are {', '.join(self.names)}", "model", 404)
+            raise ApiError(404, f"there is no model {model[:100]!r}; there are {', '.join(self.names)}", "model")
         return int(match[1] or 1)
 
 

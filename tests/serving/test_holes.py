@@ -30,7 +30,7 @@ from insightv.config import UserError
 from insightv.images import encode_png, to_data_url
 from insightv.models import vlm
 from insightv.serving import guard, intake, request, service
-from insightv.serving.request import BadRequest
+from insightv.serving.replies import ApiError
 
 Start = Callable[..., Any]
 Weaken = Callable[[pytest.MonkeyPatch], None]
@@ -246,7 +246,7 @@ def reading(text: str, _: Any) -> URL:
 
 def two_readings(text: str, hosts: Any) -> URL:
     if urlsplit(text).hostname not in hosts:
-        raise BadRequest("not allowed")
+        raise ApiError(400, "not allowed")
     return URL(text.replace("\\", "/"))
 
 
@@ -313,7 +313,7 @@ HOLES: dict[str, Hole] = {
     "many frames (CVE-2026-5497)": Hole(frames, patched(intake, "decode", unguarded_decode)),
     "one pixel (CVE-2026-22773)": Hole(one_pixel, patched(intake, "_SMALLEST", 0)),
     "Pillow's words (CVE-2026-22778)": Hole(leak, echoing),
-    "a server's words": Hole(inner_error, patched(service, "_failed", lambda error: service.Failed(502, str(error), "agent_failed"))),
+    "a server's words": Hole(inner_error, patched(service, "_failed", lambda error: ApiError(502, str(error)))),
     "huge n (CVE-2026-34756)": Hole(many_choices, patched(service.Service, "_refuse_too_much", never)),
     "many images": Hole(many_images, lambda m: m.setattr(intake, "len", lambda _: 0, raising=False)),
     "many tokens": Hole(many_tokens, lambda m: m.setattr(request, "_decoding", unlimited(request._decoding))),

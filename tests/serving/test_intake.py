@@ -16,7 +16,7 @@ from insightv.config import ServeConfig
 from insightv.images import encode_png, to_data_url
 from insightv.serving import intake
 from insightv.serving.intake import HeldImages, Intake
-from insightv.serving.request import BadRequest
+from insightv.serving.replies import ApiError
 
 
 def read(urls: list[str], allowed: Callable[[str], bool] | None = None, **limits: Any) -> list[bytes]:
@@ -71,7 +71,7 @@ REFUSED: dict[str, tuple[str, str]] = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_no_image_of_ours_is_refused_with_its_reason(name: str) -> None:
     given, said = REFUSED[name]
-    with pytest.raises(BadRequest, match="image 2: .*" + said) as caught:
+    with pytest.raises(ApiError, match="image 2: .*" + said) as caught:
         read([to_data_url(encode_png(RED)), given])
     assert "Traceback" not in str(caught.value) and "PIL" not in str(caught.value)
 
@@ -82,7 +82,7 @@ def test_the_bytes_are_passed_on_as_they_came() -> None:
 
 
 def test_no_more_images_than_the_limit() -> None:
-    with pytest.raises(BadRequest, match="2 at most"):
+    with pytest.raises(ApiError, match="2 at most"):
         read([to_data_url(encode_png(RED))] * 3, max_images=2)
 
 
@@ -105,7 +105,7 @@ HOSTILE = [
 @pytest.mark.parametrize("given", HOSTILE)
 def test_a_url_that_leads_elsewhere_is_refused_unasked(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Intake, "_fetch", lambda *_: pytest.fail("it was asked for"))
-    with pytest.raises(BadRequest, match=r"does not fetch|host's name|cannot be read"):
+    with pytest.raises(ApiError, match=r"does not fetch|host's name|cannot be read"):
         read([given], image_hosts=("images.example",))
 
 
@@ -171,7 +171,7 @@ def test_an_allowed_host_is_asked_and_its_reply_checked(path: str, private: bool
         assert asyncio.run(_hosted(handler, use)) == [encode_png(RED)]
     else:
         said = {"moved.png": "redirects are not followed", "page.html": "not a PNG", "large.png": "more than 1 MB", "gone.png": "404"}
-        with pytest.raises(BadRequest, match="could not be fetched" if private else said[path]):
+        with pytest.raises(ApiError, match="could not be fetched" if private else said[path]):
             asyncio.run(_hosted(handler, use))
     assert asked == ([] if private else [path])
 
