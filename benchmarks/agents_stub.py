@@ -30,8 +30,8 @@ def part_of(body: Json) -> str:
 class Agents:
     """What the server says, and what it was asked."""
 
-    replies: dict[str, str | int | Callable[[Json], str]] = field(default_factory=dict)
-    """By part: a text, a function of the request's body, or the HTTP status of an error."""
+    replies: dict[str, str | int | tuple[int, str] | Callable[[Json], str]] = field(default_factory=dict)
+    """By part: a text, a function of the request's body, or the HTTP status of an error, with what it says."""
     rate: float = 0.0
     """Tokens a second of each stream; 0 sends all at once. A token is four characters."""
     breaks_after: int | None = None
@@ -70,7 +70,9 @@ class Agents:
         said = self.replies[part_of(body)]
         text = said(body) if callable(said) else said
         if isinstance(text, int):
-            return web.json_response({"error": {"message": "SECRET of the inside"}}, status=text)
+            text = text, "SECRET of the inside"
+        if isinstance(text, tuple):
+            return web.json_response({"error": {"message": text[1]}}, status=text[0])
         most = body.get("max_tokens") or 10**9
         pieces = [text[start : start + 4] for start in range(0, len(text), 4)]
         finish = "length" if len(pieces) > most else "stop"

@@ -104,7 +104,7 @@ class Chat(Protocol):
         """
 
     def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncGenerator[Delta, None]:
-        """Yield one reply as typed deltas; one that breaks off raises, and never looks like a whole one."""
+        """Yield one reply as typed deltas; one that breaks off raises, and never looks like a whole one; `TooLong` where there is no room."""
 
     async def close(self) -> None:
         """Release connections and memory."""
@@ -117,6 +117,10 @@ class Halted(RuntimeError):
         """`code` is the exit code that says so to a shell: 128 and the number of the signal, or 2."""
         super().__init__(reason)
         self.code = code
+
+
+class TooLong(RuntimeError):
+    """A conversation that does not fit the model's context together with the reply asked for."""
 
 
 class EndpointDown(RuntimeError):

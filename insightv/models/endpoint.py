@@ -12,12 +12,12 @@ import PIL.Image
 from insightv.config import EndpointConfig
 from insightv.images import encode_png
 from insightv.journal import Bill
-from insightv.models.chat import Delta, EndpointDown, Image, Message, Reply, Sampling, Text, request_key, text_message
+from insightv.models.chat import Delta, EndpointDown, Image, Message, Reply, Sampling, Text, TooLong, request_key, text_message
 from insightv.models.meter import Meter, Stats
 from insightv.models.sse import read_stream
 from insightv.models.together import together
 from insightv.models.transport import Refused, Stumbled, Transport
-from insightv.models.wire import BrokenReply, ImageParts, Json, image_part, read_completion, read_row, request_body
+from insightv.models.wire import BrokenReply, ImageParts, Json, image_part, read_completion, read_row, request_body, says_too_long
 from insightv.records import Usage
 from insightv.store import Images, ImageStore, Journal, content_hash
 
@@ -79,7 +79,7 @@ class Endpoint:
         return [found[index] for index in sorted(found)]
 
     async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncGenerator[Delta, None]:
-        """Yield one reply as it comes; not journalled and not retried: `RequestFailed` or `EndpointDown`."""
+        """Yield one reply as it comes; not journalled and not retried: `RequestFailed`, `TooLong` or `EndpointDown`."""
         sampling = self._with_extra(sampling)
         body = request_body(self._config.model, messages, sampling, sampling.first, self._part, stream=True)
         try:
@@ -89,7 +89,8 @@ class Endpoint:
                         self._count(delta.usage)
                     yield delta
         except (Refused, Stumbled, BrokenReply) as error:
-            raise RequestFailed(f"{self._config.url}: {error}") from error
+            failure = TooLong if isinstance(error, Refused) and says_too_long(str(error)) else RequestFailed
+            raise failure(f"{self._config.url}: {error}") from error
 
     async def probe(self) -> dict[str, Any]:
         """Facts for `insightv check`, from at most three small requests that are not journalled.

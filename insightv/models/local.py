@@ -9,9 +9,10 @@ from typing import Any
 import torch
 
 from insightv.config import LocalConfig, UserError
-from insightv.models.chat import Delta, Message, Reply, Sampling, request_key
+from insightv.models.chat import Delta, Message, Reply, Sampling, TooLong, request_key
 from insightv.models.decoding import Sample, context, decode, reply_text
 from insightv.models.vlm import VLM, Encoded, encode_text, image_digests, render, tokenize
+from insightv.models.wire import says_too_long
 from insightv.records import Usage
 from insightv.store import Images, Journal, derive_seed
 
@@ -79,7 +80,7 @@ class LocalChat:
         return await self._complete(messages, sampling)
 
     async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncGenerator[Delta, None]:
-        """Yield one reply's text as it is decoded, then its usage; a failed reply is a `UserError`."""
+        """Yield one reply's text as it is decoded, then its usage; a failed reply is a `UserError`, or `TooLong`."""
         loop, texts = asyncio.get_running_loop(), asyncio.Queue[str | None]()
 
         def watch(text: str) -> None:
@@ -97,7 +98,7 @@ class LocalChat:
         finally:
             answer.cancel()
         if reply.finish == "failed":
-            raise UserError(reply.error)
+            raise TooLong(reply.error) if says_too_long(reply.error) else UserError(reply.error)
         if len(reply.text) > len(shown):
             yield Delta("content", reply.text[len(shown) :])
         yield Delta("usage", usage=reply.usage, finish=reply.finish)
@@ -191,7 +192,7 @@ class LocalChat:
         except ValueError as error:
             return {"error": str(error)}
         if len(prompt.input_ids) >= context(self._vlm):
-            return {"error": f"the prompt has {len(prompt.input_ids)} tokens, and the model has room for {context(self._vlm)} with the reply"}
+            return {"error": f"the prompt has {len(prompt.input_ids)} tokens; with the reply the model's context length is {context(self._vlm)}"}
         return prompt
 
     def _watcher(self, ticket: _Ticket) -> Callable[[Sample], None] | None:

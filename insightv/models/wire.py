@@ -1,5 +1,6 @@
 """The chat-completions protocol: request bodies from messages, replies from what a server sends."""
 
+import re
 from collections.abc import Callable, Container, Mapping, Sequence
 from itertools import chain
 from typing import Any, Literal
@@ -16,6 +17,7 @@ from insightv.store import Images, ImageStore, derive_seed
 Json = dict[str, Any]
 
 _NOTHING = Usage()
+_TOO_LONG = re.compile(r"context[ _](length|size|window)|maximum model length|prompt is too long|max_new_tokens` must be", re.IGNORECASE)
 
 
 class BrokenReply(ValueError):
@@ -181,6 +183,11 @@ def error_text(data: bytes) -> str:
         error = body.get("error", body.get("detail", body.get("message")))
         text = str(error.get("message", error) if isinstance(error, dict) else error) if error else text
     return " ".join(text.split())[:300]
+
+
+def says_too_long(reason: str) -> bool:
+    """Whether a refusal is for the length of the conversation, as OpenAI, vLLM, SGLang, TGI, llama.cpp and our own local models say it."""
+    return bool(_TOO_LONG.search(reason))
 
 
 def parse_object(data: bytes) -> Json:

@@ -10,7 +10,7 @@ from fastapi.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from insightv.generation.ask import total_usage
-from insightv.models.chat import Delta
+from insightv.models.chat import Delta, TooLong
 from insightv.models.together import together
 from insightv.records import Usage
 from insightv.serving.intake import HeldImages, Intake
@@ -165,4 +165,7 @@ def joined(pieces: Iterable[Piece]) -> list[Piece]:
 def _failed(error: Exception) -> ApiError:
     if isinstance(error, TimeoutError):
         return ApiError(504, "the agents took too long; ask for fewer tokens, or raise serve.timeout", code="timeout")
+    if isinstance(error, TooLong):
+        advice = "send fewer turns or smaller images, or ask for fewer tokens"
+        return ApiError(400, f"the conversation does not fit an agent's context; {advice}", "messages", "context_length_exceeded")
     return ApiError(502, "an agent failed; the server's log has the reason under this request's id", code="agent_failed")

@@ -235,7 +235,7 @@ def test_what_does_not_fit_fails_alone_and_for_good(llava: vlms.VLM, images: Ima
     with Journal(tmp_path / "journal") as journal:
         [[failed], [fine]] = ask(chat(llava, images, journal), [[text_message("user", "word " * 3000)], asked[0]], Sampling(max_tokens=3))
     assert (failed.finish, failed.text) == ("failed", "")
-    assert "the model has room for 2048" in failed.error
+    assert "context length is 2048" in failed.error
     assert fine.finish == "length"
     with pytest.raises(UserError, match="is not in"):
         ask(chat(llava, images), [[Message("user", (Image("0" * 32),))]], Sampling())

@@ -189,6 +189,25 @@ def test_a_request_that_takes_too_long_is_a_time_out(served: Callable[..., Any])
     assert caught.value.status_code == 504
 
 
+TOO_LONG = [
+    "This model's maximum context length is 8192 tokens. However, your messages resulted in 9000 tokens.",
+    "The decoder prompt (length 3000) is longer than the maximum model length of 2048.",
+    "The input (5000 tokens) is longer than the model's context length (2048 tokens).",
+    "the request exceeds the available context size, try increasing it",
+    "`inputs` tokens + `max_new_tokens` must be <= 4096.",
+]
+
+
+@pytest.mark.parametrize("words", TOO_LONG)
+@pytest.mark.parametrize("part", ["reasoner", "summarizer"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_conversation_that_does_not_fit_is_the_clients_to_shorten(served: Callable[..., Any], part: str, words: str, stream: bool) -> None:
+    with pytest.raises(openai.APIError, match="does not fit an agent's context") as caught:
+        list(ask(served(Agents({part: (400, words)})), stream=stream))
+    assert caught.value.code == "context_length_exceeded"
+    assert isinstance(caught.value, openai.BadRequestError) or (stream and part == "summarizer")
+
+
 def test_models_are_listed_and_found(served: Callable[..., Any]) -> None:
     client = served().client
     names = [model.id for model in client.models.list()]
