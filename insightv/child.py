@@ -1,4 +1,4 @@
-"""One stage as a process of its own: `python -m insightv.child CONFIG STAGE`; progress as JSON lines on stdout."""
+"""One stage as a process of its own: `python -m insightv.child CONFIG CORRECTED STAGE`; progress as JSON lines on stdout."""
 
 import errno
 import json
@@ -21,7 +21,7 @@ from insightv.store import Run
 
 def main() -> None:
     """Make the stage; exit code 2 is a user's mistake and 3 an endpoint that went away, each with one line on stderr."""
-    settings, name = load_config(Path(sys.argv[1])), sys.argv[2]
+    settings, corrected, name = load_config(Path(sys.argv[1])), int(sys.argv[2]), sys.argv[3]
     threading.Thread(target=_end_with_parent, daemon=True).start()
     logging.basicConfig(level=logging.WARNING)
     last = 0.0
@@ -33,7 +33,7 @@ def main() -> None:
             print(json.dumps(values), flush=True)
 
     try:
-        make(plan(settings), Run(settings.run, settings.journal), name, report, "--retry-failed" in sys.argv)
+        make(plan(settings, corrected), Run(settings.run, settings.journal), name, report, "--retry-failed" in sys.argv)
     except (UserError, EndpointDown) as error:
         print(error, file=sys.stderr)
         raise SystemExit(3 if isinstance(error, EndpointDown) else 2) from None

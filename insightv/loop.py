@@ -39,10 +39,10 @@ VERBS = {
 """Verb of the command line -> the stages that it asks for; what these need is made too."""
 
 
-def plan(config: Config) -> Plan:
-    """All stages that the configured rows need, by name: the whole method."""
-    c, steps = config, Plan(config)
-    by_hand = corrections.digest(c.run)
+def plan(config: Config, corrected: int | None = None) -> Plan:
+    """All stages that the configured rows need, by name: the whole method; with the corrections by hand up to `corrected`, else all (`corrections.end`)."""
+    c, steps = config, Plan(config, corrections.read(config.run, corrected))
+    by_hand = corrections.digest(steps.by_hand)
     add = steps.add
     files = [path for _, path in c.problems if path]
     add("problems", (), start.make_problems, [c.world, c.problems, c.seed], outside=files)

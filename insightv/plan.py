@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from insightv.config import Config
 from insightv.files import explained, locked, stamp
 from insightv.models.meter import Meter
+from insightv.records import Correction
 from insightv.stages.context import Context, Summary
 from insightv.store import Run, Stage, read_manifest
 
@@ -38,6 +39,8 @@ class Plan:
     """Stages by name."""
 
     config: Config
+    by_hand: Mapping[str, Correction] = field(default_factory=dict)
+    """What was said of chains by hand, which the stages' settings and their content are made from alike."""
     steps: dict[str, Step] = field(default_factory=dict)
     _finished: dict[str, str] = field(default_factory=dict)
 
@@ -94,7 +97,7 @@ def make(plan: Plan, run: Run, name: str, report: Callable[[dict[str, Any]], Non
         # Whoever held the lock before may have made it.
         if stays(stage, retry_failed):
             return
-        summary = plan.steps[name].make(Context(plan.config, run, report, retry_failed, meter or Meter()), stage.work)
+        summary = plan.steps[name].make(Context(plan.config, run, report, retry_failed, meter or Meter(), plan.by_hand), stage.work)
         stage.commit(summary)
 
 

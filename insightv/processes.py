@@ -14,6 +14,7 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
+from insightv import corrections
 from insightv.config import Config, UserError
 from insightv.config_file import save_config
 from insightv.files import explained, locked, try_lock
@@ -25,7 +26,11 @@ from insightv.store import Run
 
 
 def execute(
-    config: Config, plan: Callable[[Config], Plan], wanted: set[str], around: Callable[[Config], contextlib.AbstractContextManager[Config]], retry_failed: bool
+    config: Config,
+    plan: Callable[[Config, int], Plan],
+    wanted: set[str],
+    around: Callable[[Config], contextlib.AbstractContextManager[Config]],
+    retry_failed: bool,
 ) -> None:
     """Make the wanted stages and what they need.
 
@@ -33,12 +38,15 @@ def execute(
     something failed is made anew, from the journal but for what failed. Errors and Ctrl-C end the run after the processes beside it were stopped;
     everything finished stays.
     """
-    names = plan(config).closure(wanted)
     run = Run(config.run, config.journal)
     with _held(run):
+        # What is said by hand from here on waits for the next run: this one's stages must agree on what they are made from.
+        corrected = corrections.end(run.folder)
+        steps = plan(config, corrected)
+        names = steps.closure(wanted)
         # Also where nothing has to be made: the report reads from here what no stage depends on.
         save_config(config, run.folder / "config.yaml")
-        if _done(run, plan(config), names, retry_failed):
+        if _done(run, steps, names, retry_failed):
             return
         with around(config) as resolved:
             path = run.folder / ".work" / "config.yaml"
@@ -46,7 +54,7 @@ def execute(
             save_config(resolved, path)
             paid = run.journal.bills(run.payer).values()
             meter = Meter(config.budget, requests=sum(bill.requests for bill in paid), cost=sum(bill.cost for bill in paid))
-            asyncio.run(_Conductor(run, plan(resolved), path, retry_failed, meter).conduct(names))
+            asyncio.run(_Conductor(run, plan(resolved, corrected), path, corrected, retry_failed, meter).conduct(names))
 
 
 @contextlib.contextmanager
@@ -68,8 +76,9 @@ def _done(run: Run, plan: Plan, names: set[str], retry_failed: bool) -> bool:
 class _Conductor:
     """Starts every stage as soon as its needs are there and a place is free."""
 
-    def __init__(self, run: Run, plan: Plan, config_path: Path, retry_failed: bool, meter: Meter) -> None:
-        self._run, self._plan, self._config_path, self._retry_failed, self._meter = run, plan, config_path, retry_failed, meter
+    def __init__(self, run: Run, plan: Plan, config_path: Path, corrected: int, retry_failed: bool, meter: Meter) -> None:
+        self._run, self._plan, self._retry_failed, self._meter = run, plan, retry_failed, meter
+        self._given = [str(config_path), str(corrected)]
         self._places = asyncio.Semaphore(plan.config.parallel)
         self._display = Display()
 
@@ -129,7 +138,7 @@ class _Conductor:
         self._display.ended(stage, time.monotonic() - began)
 
     async def _apart(self, name: str, report: Callable[[dict[str, Any]], None]) -> None:
-        arguments = [str(self._config_path), name, *(["--retry-failed"] if self._retry_failed else [])]
+        arguments = [*self._given, name, *(["--retry-failed"] if self._retry_failed else [])]
         # One thread each: at these sizes two trainings side by side beat one on two cores, and sums stay the same.
         environment = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", **os.environ}
         pipe = asyncio.subprocess.PIPE

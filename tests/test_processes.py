@@ -139,7 +139,7 @@ def test_a_full_disk_in_a_stage_is_one_line(error: Exception, tmp_path: Path, mo
 
     config = tmp_path / "config.yaml"
     config.write_text(f"run: {tmp_path / 'run'}\nworld: {{}}\n", encoding="utf-8")
-    monkeypatch.setattr(sys, "argv", ["child", str(config), "problems"])
+    monkeypatch.setattr(sys, "argv", ["child", str(config), "0", "problems"])
     monkeypatch.setattr("insightv.stages.start.make_problems", fail)
     monkeypatch.setattr(child, "_end_with_parent", lambda: None)
     with pytest.raises(SystemExit) as end:
@@ -166,7 +166,7 @@ def test_stages_side_by_side_keep_what_each_has_in_flight_when_the_budget_is_spe
 
         return stage
 
-    def plan(config: Config) -> Plan:
+    def plan(config: Config, _: int) -> Plan:
         steps = Plan(config)
         for name in teachers:
             steps.add(name, (), asking(name), [])

@@ -13,18 +13,20 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from insightv import corrections, showing, verbs
+from insightv import corrections, processes, showing, verbs
 from insightv.config import Config, TeacherDials, UserError
 from insightv.config_file import load_config, save_config
 from insightv.datasets.sources import write_problems
 from insightv.models.chat import EndpointDown
-from insightv.records import Chain, Correction, Problem
+from insightv.records import Chain, Problem
 from insightv.stages.context import SHIPPED_BASE
 from insightv.store import ImageStore, Run, read_records
 from insightv.world.problems import make_split
 
 SMALL = Path(__file__).parent / "small.yaml"
 ROWS = ("base", "single", "pair", "pair+dpo")
+APART = processes._Conductor._apart
+"""As it is, before the tests' own stands in its place: a stage that is a process plans for itself."""
 REQUESTS = 6 + 1
 """Requests of a chain at most: its steps and its conclusion."""
 
@@ -106,17 +108,32 @@ def test_corrections_by_hand_decide_what_the_next_build_takes(again: Path, capsy
     before = (data / "manifest.jsonl").read_bytes()
     rows = [json.loads(line) for line in before.splitlines()]
     wrong, flagged = ((row["chains"]["chain"]["chain_id"], row["problem_id"]) for row in rows[:2])
-    corrections.add(again, Correction(chain_id=wrong[0], problem_id=wrong[1], correct=False, note="it is blue"))
-    corrections.add(again, Correction(chain_id=flagged[0], problem_id=flagged[1], flagged=True))
+    corrections.amend(again, *wrong, {"correct": False, "note": "it is blue"})
+    corrections.amend(again, *flagged, {"flagged": True})
     verbs.run(config, {"build"})
     assert {"reasoning-data", "summary-data"} <= made(capsys)
     rejected = {row.get("chain_id"): row for row in map(json.loads, (data / "rejections.jsonl").open())}
     assert rejected[wrong[0]]["reason"] == "wrong_answer" and "flagged by hand" in rejected[flagged[0]]["detail"]
     assert not {wrong[0], flagged[0]} & {json.loads(line)["chains"]["chain"]["chain_id"] for line in (data / "manifest.jsonl").open()}
     for chain, problem in (wrong, flagged):
-        corrections.add(again, Correction(chain_id=chain, problem_id=problem))
+        corrections.amend(again, chain, problem, {"correct": None, "flagged": False})
     verbs.run(config, {"build"})
     assert (data / "manifest.jsonl").read_bytes() == before
+
+
+def test_what_is_said_by_hand_while_a_run_works_waits_for_the_next(again: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    row = json.loads((again / "reasoning-data" / "manifest.jsonl").read_text().splitlines()[0])
+
+    async def meanwhile(self: Any, *told: Any) -> None:
+        corrections.amend(again, row["chains"]["chain"]["chain_id"], row["problem_id"], {"flagged": True})
+        await APART(self, *told)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(processes._Conductor, "_apart", meanwhile)
+        verbs.run(small(again, SHIPPED_BASE, "systems.rows=[base, reasoner]", "systems.answer.max_tokens=5", "parallel=1"))
+    assert made(capsys) == {"evaluate-base", "evaluate-reasoner"}
+    verbs.run(small(again, SHIPPED_BASE), {"build"})
+    assert "reasoning-data" in made(capsys)
 
 
 def test_the_table_follows_settings_that_no_stage_depends_on(again: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -60,13 +60,12 @@ def add_data(app: FastAPI, run: Path, index: Path) -> None:
 
     @app.post("/data/corrections")
     def correct(correction: Correction) -> Correction:
-        """Keep what somebody says of a chain by hand; with neither a verdict nor a flag it takes back what was said."""
+        """Keep what somebody says of a chain by hand: the fields that are named change. With neither a verdict nor a flag all is taken back."""
         if not viewer.has_chain(correction.chain_id, correction.problem_id):
             raise ApiError(404, "there is no such chain in this run", "chain_id")
         if len(correction.note) > _LONGEST_NOTE:
             raise ApiError(400, f"a note has at most {_LONGEST_NOTE} characters", "note")
-        corrections.add(run, correction)
-        return correction
+        return corrections.amend(run, correction.chain_id, correction.problem_id, correction.model_dump(exclude_unset=True))
 
     @app.get("/data/pairs")
     def pairs(stage: str, after: Annotated[int, Query(ge=0, lt=2**62)] = 0) -> Json:

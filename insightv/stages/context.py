@@ -1,7 +1,7 @@
 """What a stage may use: the run's problems, chains and judgements as they were left, models, endpoints, and somebody to report to."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,7 +19,7 @@ from insightv.files import replacing
 from insightv.models.chat import Chat
 from insightv.models.endpoint import Endpoint
 from insightv.models.meter import Meter, Stats
-from insightv.records import Chain, Problem, Score, Verdict
+from insightv.records import Chain, Correction, Problem, Score, Verdict
 from insightv.scale.spread import spread
 from insightv.scale.worker import Open
 from insightv.sorting import Sorter
@@ -47,6 +47,8 @@ class Context:
     report: Report
     retry_failed: bool = False
     meter: Meter = field(default_factory=Meter)
+    by_hand: Mapping[str, Correction] = field(default_factory=dict)
+    """What was said of chains by hand when the run began."""
     away: bool = False
     """In a worker: what it opened ends with its work."""
 
@@ -90,11 +92,10 @@ class Context:
         with replacing(by_id) as file:
             file.writelines(self._lines_by_id((split,), scratch / split))
         source, folder = self.run.folder / chains / "chains.jsonl", self.run.folder / judged
-        by_hand = corrections.read(self.run.folder)
         return Rated(
             partial(lean.read, by_id, Problem),
-            lambda: corrections.without_flagged(lean.read(source, Chain), by_hand),
-            lambda: corrections.corrected(lean.read(folder / "verdicts.jsonl", Verdict), by_hand, lean.struct(Verdict)),  # type: ignore[arg-type]
+            lambda: corrections.without_flagged(lean.read(source, Chain), self.by_hand),
+            lambda: corrections.corrected(lean.read(folder / "verdicts.jsonl", Verdict), self.by_hand, lean.struct(Verdict)),  # type: ignore[arg-type]
             partial(lean.read, folder / "scores.jsonl", Score),
         )
 

@@ -141,6 +141,9 @@ def test_a_chain_is_corrected_by_hand_and_shown_so(client: TestClient, run: Path
     for wrong in ({"chain_id": "x"}, {"problem_id": f"{6:032x}"}, {"note": "x" * 3000}, {"by": "me"}, {"correct": "maybe"}):
         assert client.post("/data/corrections", json=given | wrong).status_code in (400, 404)
     assert client.post("/data/corrections", json=given, headers={"Origin": "https://evil.example"}).status_code == 403
-    assert client.post("/data/corrections", json={"chain_id": chain, "problem_id": problem}).status_code == 200
+    assert client.post("/data/corrections", json={"chain_id": chain, "problem_id": problem, "flagged": True}).json()["correct"] is False
+    assert client.get(f"/data/problems/{problem}").json()["hand"][chain]["flagged"]
+    taken_back = {"chain_id": chain, "problem_id": problem, "flagged": False, "correct": None}
+    assert client.post("/data/corrections", json=taken_back).status_code == 200
     assert client.get(f"/data/problems/{problem}").json()["hand"] == {}
-    assert len((run / corrections.FILE).read_text().splitlines()) == 2
+    assert len((run / corrections.FILE).read_text().splitlines()) == 3
