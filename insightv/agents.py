@@ -141,15 +141,16 @@ class _Written:
 
     async def deltas(self) -> AsyncGenerator[Delta, None]:
         """What is written, as reasoning."""
-        text = ""
+        text = aside = ""
         async with aclosing(self._reasoner.stream(self._prompt, self._request)) as deltas:
             async for delta in deltas:
                 if delta.kind == "usage":
                     usage = delta.usage or Usage()
                     self.usage = usage.model_copy(update={"reasoning": usage.completion})
-                    self._reply = Reply(text, finish=delta.finish or "stop", usage=usage)
+                    self._reply = Reply(text or aside, finish=delta.finish or "stop", usage=usage)
                 else:
-                    text += delta.text if delta.kind == "content" else ""
+                    # A server that parses reasoning takes the whole chain for it.
+                    text, aside = (text + delta.text, aside) if delta.kind == "content" else (text, aside + delta.text)
                     yield Delta("reasoning", delta.text)
 
     def chain(self) -> Chain:

@@ -14,17 +14,18 @@ from insightv.config import Config, Settings, UserError
 def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
     """Read a YAML file and apply overrides such as `generate.n=5`; raises `UserError` in one line."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        # Sections that share an anchor are one object: an override of one would change the others.
+        values = _unshared(yaml.safe_load(path.read_text(encoding="utf-8"))) or {}
     except FileNotFoundError:
         raise UserError(f"no config at {path}") from None
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise UserError(f"{path} is not valid YAML: a part of it holds itself, or it is too deep") from None
+    except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path} must hold settings as `name: value`, not {type(values).__name__}")
-    # Sections that share an anchor are one object: an override of one would change the others.
-    values = _unshared(values)
     for override in overrides:
         _apply(values, override)
     try:
@@ -53,7 +54,9 @@ def _apply(values: dict[str, Any], override: str) -> None:
         raise UserError(f"override {override!r} must read name=value, as in generate.n=5")
     *parents, leaf = name.strip().split(".")
     for parent in parents:
-        values = values.setdefault(parent, {})
+        # A section without a line is None.
+        values[parent] = {} if values.get(parent) is None else values[parent]
+        values = values[parent]
         if not isinstance(values, dict):
             raise UserError(f"override {override!r}: {parent} is a value, not a section")
     try:

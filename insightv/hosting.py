@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequenc
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-from insightv.config import AgentConfig, Config, ServeConfig, UserError
+from insightv.config import AgentConfig, Config, EndpointConfig, UserError
 from insightv.config_file import load_config
 from insightv.loop import row_of
 from insightv.models.chat import Chat
@@ -19,6 +19,9 @@ from insightv.serving.systems import Pair
 from insightv.showing import saved
 from insightv.stages.context import Context
 from insightv.store import Run
+
+_WAITING = 2048
+"""Connections that wait while agents are loaded."""
 
 
 def serve(place: Path, overrides: Iterable[str], host: str, port: int, *, without_key: bool, say: Callable[[str], None]) -> None:
@@ -32,7 +35,7 @@ def view(run: Path, host: str, port: int, *, without_key: bool, say: Callable[[s
     """Show a run's data at http://HOST:PORT/data until Ctrl-C; `say` hears where."""
     from insightv.serving.api import create_viewer, listening
 
-    key = _key(ServeConfig().api_key_env, host, without_key)
+    key = _key(saved(run).serve.api_key_env, host, without_key)
     door = _bound(host, port)
     say(f"reading {run}; the first time this takes a minute for some hundred thousand chains")
     server = listening(create_viewer(run, key), host, port)
@@ -70,7 +73,7 @@ async def opened(config: Config, images: HeldImages) -> AsyncIterator[Pair]:
 
         agents = _open(config, [config.serve.reasoner, config.serve.summarizer], images)
         reasoner, summarizer = [await kept(agent) for agent in agents]
-        judge = await kept(Endpoint(config.serve.judge, images, None)) if config.serve.judge else None
+        judge = await kept(_endpoint(config, config.serve.judge, images)) if config.serve.judge else None
         yield Pair(reasoner, summarizer, judge, config.systems, config.prompts, config.serve)
 
 
@@ -98,6 +101,8 @@ def _bound(host: str, port: int) -> socket.socket:
     door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         door.bind((host, port))
+        # Two that only have it could both go on to load their weights.
+        door.listen(_WAITING)
     except OSError as error:
         door.close()
         raise UserError(f"cannot listen at {_shown(host)}:{port}: {error.strerror or error}; give another port by --port") from None
@@ -127,4 +132,9 @@ def _open(config: Config, agents: Sequence[AgentConfig], images: HeldImages) -> 
 
         print(f"loading {' and '.join(str(adapter or path) for path, adapter in places)}", file=sys.stderr)
         local = iter(open_agents(places, images, config.local))
-    return [Endpoint(agent.endpoint, images, None) if agent.endpoint else next(local) for agent in agents]
+    return [_endpoint(config, agent.endpoint, images) if agent.endpoint else next(local) for agent in agents]
+
+
+def _endpoint(config: Config, endpoint: EndpointConfig, images: HeldImages) -> Endpoint:
+    # A chain may take as long as its request.
+    return Endpoint(endpoint.model_copy(update={"timeout": max(endpoint.timeout, config.serve.timeout)}), images, None)

@@ -13,6 +13,7 @@ from typing import Any
 
 from insightv.answers import letter
 from insightv.chain_text import parse_chain as parse_chain
+from insightv.chain_text import process_text
 from insightv.chain_text import render_chain as render_chain
 from insightv.config import PromptsConfig
 from insightv.models.chat import Image, Message, Text, text_message
@@ -241,7 +242,7 @@ def _progress(problem: Problem, said: Sequence[str], request: str, error: str | 
 
 
 def _rating(instruction: str, problem: Problem, known: str, chains: Sequence[Chain], error: str | None) -> list[Message]:
-    paths = "\n\n".join(f"PATH {number}\n{render_chain(chain)}" for number, chain in enumerate(chains, start=1))
+    paths = "\n\n".join(f"PATH {number}\n{process_text(chain)}" for number, chain in enumerate(chains, start=1))
     rest = f"{known}{paths}{_complaint(error)}"
     return [text_message("system", instruction), Message("user", _parts(problem, [(ask(problem), True), (rest, False)]))]
 

@@ -91,10 +91,12 @@ def read_chain(problem: Problem, model: str, prompt: Sequence[Message], request:
 
 def repeats(step: Step, earlier: Sequence[Step]) -> bool:
     """Whether a step says, up to case, spacing and outer punctuation, just what an earlier one says under the same title."""
+    return _said(step) in map(_said, earlier)
+
+
+def _said(step: Step) -> tuple[str, str]:
     # Two titles may rightly lead to one text: counts of two things can both be none.
-    title = _plain(step.summary)
-    alike = [other for other in earlier if _plain(other.summary) == title]
-    return any(_plain(other.reasoning) == _plain(step.reasoning) for other in alike)
+    return _plain(step.summary), _plain(step.reasoning)
 
 
 def _plain(text: str) -> str:
@@ -104,7 +106,7 @@ def _plain(text: str) -> str:
 def _repetitions(steps: Sequence[Step], text: str) -> list[str]:
     words = text.split()
     runs = Counter(zip(*(words[i:] for i in range(_LOOP_WORDS)), strict=False))
-    found = ["repeated_step"] if any(repeats(step, steps[:i]) for i, step in enumerate(steps)) else []
+    found = ["repeated_step"] if len({_said(step) for step in steps}) < len(steps) else []
     return [*found, *(["repetition"] if max(runs.values(), default=0) >= _LOOP_TIMES else [])]
 
 

@@ -10,7 +10,7 @@ from insightv.records import Usage
 async def read_stream(lines: AsyncIterable[bytes]) -> AsyncIterator[Delta]:
     """Deltas from the lines of a server-sent event stream; `BrokenReply` where an event is not JSON, says an error, or none says the end."""
     splitter = ThinkSplitter()
-    usage, finish, done = Usage(), None, False
+    usage, finish, done, begun = Usage(), None, False, False
     async for line in lines:
         if not line.startswith(b"data:"):
             continue
@@ -25,6 +25,7 @@ async def read_stream(lines: AsyncIterable[bytes]) -> AsyncIterator[Delta]:
         choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
         finish = choice.get("finish_reason") or finish
         delta = choice.get("delta")
+        begun = begun or bool(choice)
         if isinstance(delta, dict):
             reasoning = content_text(delta.get("reasoning")) or content_text(delta.get("reasoning_content"))
             if reasoning:
@@ -33,7 +34,7 @@ async def read_stream(lines: AsyncIterable[bytes]) -> AsyncIterator[Delta]:
                 yield piece
         if event.get("usage"):
             usage = read_usage(event["usage"])
-    if not (finish or done):
+    if not (finish or done) or not begun:
         raise BrokenReply("the stream ended in the middle of the reply")
     if finish == "content_filter":
         raise BrokenReply("the server's content filter stopped the reply")

@@ -131,9 +131,13 @@ class Transport:
                 async with self._request(replica, body) as response:
                     if response.status != 200:
                         raise self._failure(replica, response, error_text(await response.read()))
+                    replica.limit.served()
                     yield response.content
         except _UNREACHABLE as error:
             raise EndpointDown(f"{replica.url} cannot be reached: {error}") from error
+        except TimeoutError as error:
+            replica.limit.refused()
+            raise _stumbled(error) from error
         except (_Gateway, aiohttp.ClientError, OSError) as error:
             raise _stumbled(error) from error
 

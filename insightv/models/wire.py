@@ -17,6 +17,8 @@ from insightv.store import Images, ImageStore, derive_seed
 Json = dict[str, Any]
 
 _NOTHING = Usage()
+_MOST_TOKENS = 2**40
+"""Of a request: a count that no number of theirs together outgrows what JSON and SQLite hold."""
 _TOO_LONG = re.compile(r"context[ _](length|size|window)|maximum model length|prompt is too long|max_new_tokens` must be", re.IGNORECASE)
 
 
@@ -210,7 +212,7 @@ def content_text(value: Any) -> str:
 
 def _count(values: Any, name: str) -> int:
     value = values.get(name) if isinstance(values, dict) else None
-    return value if isinstance(value, int) and value > 0 else 0
+    return min(value, _MOST_TOKENS) if isinstance(value, int) and value > 0 else 0
 
 
 def _logprobs(value: Any) -> tuple[float, ...]:

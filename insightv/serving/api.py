@@ -25,6 +25,7 @@ from insightv.viewing.index import refreshed
 
 _ANY: dict[int | str, dict[str, Any]] = {status: {"model": ErrorReply} for status in (400, 401, 403, 404, 405, 408, 413, 500)}
 _ASKING: dict[int | str, dict[str, Any]] = {status: {"model": ErrorReply} for status in (429, 502, 504)}
+_FORMS = {("text", "content"), ("text", "stop")}
 _STREAM: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/event-stream": {"schema": {"type": "object", "description": "chat.completion.chunk as data of each event"}}}}
 }
@@ -55,7 +56,8 @@ def create_app(pair: Pair, images: HeldImages, key: str = "", allowed: Callable[
     @app.get("/v1/models/{name:path}")
     async def model(name: str) -> Model:
         """One of them."""
-        pair.chains(name)
+        if pair.read_name(name)[1] > pair.serve.max_n:
+            raise ApiError(404, f"this server writes {pair.serve.max_n} chains at most", "name")
         return Model(id=name, created=created)
 
     @app.get("/metrics", response_class=PlainTextResponse)
@@ -100,9 +102,11 @@ async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     # The value itself is not told back: it may be an image of megabytes.
-    place = ".".join(str(part) for part in first["loc"][1:] if part not in ("TextPart", "ImagePart"))
+    names = [str(part) for part in first["loc"][1:]]
+    # Forms of a union stand among the names of fields, and a part's form has the name of its field.
+    place = ".".join(name for name, before in zip(names, ["", *names], strict=False) if name != before and not (name == "list" or (name, before) in _FORMS))
     said = str(first["ctx"]["error"]) if first["type"] == "value_error" else first["msg"]
-    return _reply(request, ApiError(400, f"{place}: {said}" if place else said, place or None))
+    return _reply(request, ApiError(400, (f"{place[:100]}: {said}" if place else said)[:400], place[:100] or None))
 
 
 async def _refused(request: Request, error: Exception) -> Response:

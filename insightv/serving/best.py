@@ -10,11 +10,11 @@ from insightv.answers import extract, normalise
 from insightv.chain_text import parse_chain
 from insightv.config import PromptsConfig, SamplingConfig
 from insightv.generation.ask import ask, attempts, total_usage
-from insightv.models.chat import Chat, Delta
-from insightv.models.together import together
+from insightv.models.chat import Chat, Delta, Message
 from insightv.prompts import SCORES_SCHEMA, parse_scores, rating_messages
-from insightv.records import Chain, Problem, Usage
+from insightv.records import Chain, Usage
 from insightv.serving.request import Asked
+from insightv.serving.work import at_once
 from insightv.store import derive_seed
 
 RATING = SamplingConfig(max_tokens=2048)
@@ -49,8 +49,8 @@ async def best_of(n: int, asked: Asked, reasoner: Chat, summarizer: Chat, judge:
                 texts[delta.kind] += delta.text
         raise RuntimeError("a stream ended without its last delta")
 
-    paths = await together([path(index) for index in range(n)])
-    ratings, spent = await _rate(paths, asked.problem, judge, seed) if judge and n > 1 else ([0] * n, Usage())
+    paths = await at_once([path(index) for index in range(n)])
+    ratings, spent = await _rate(paths, asked, judge, seed) if judge and n > 1 else ([0] * n, Usage())
     answers = [normalise(extract(one.content, asked.problem) or one.content) for one in paths]
     votes = Counter(answers)
     best = max(range(n), key=lambda index: (ratings[index], votes[answers[index]], -index))
@@ -60,15 +60,21 @@ async def best_of(n: int, asked: Asked, reasoner: Chat, summarizer: Chat, judge:
     yield Delta("usage", usage=usage, finish=paths[best].last.finish)
 
 
-async def _rate(paths: Sequence[Path], problem: Problem, judge: Chat, seed: int) -> tuple[list[int], Usage]:
+async def _rate(paths: Sequence[Path], asked: Asked, judge: Chat, seed: int) -> tuple[list[int], Usage]:
     """A rating 1..100 of each path's chain, 0 where the judge left it out, and what it took."""
-    chains = []
+    problem, chains = asked.problem, []
     for index, one in enumerate(paths):
         steps, conclusion, answer, _ = parse_chain(one.reasoning)
-        chains.append(Chain(id=str(index), problem_id=problem.id, model="", mode="single", index=index, steps=steps, conclusion=conclusion, answer=answer))
+        read = {"steps": steps, "conclusion": conclusion, "answer": answer, "text": one.reasoning}
+        chains.append(Chain(id=str(index), problem_id=problem.id, model="", mode="single", index=index, **read))
     samplings = attempts(RATING, _TRIES, SCORES_SCHEMA, seed, problem.id, "rating")
-    asked = await ask(judge, lambda error: rating_messages(problem, chains, error), lambda text: parse_scores(text, len(chains)), samplings)
-    if asked.value is None:
-        raise RuntimeError(f"the judge failed: {asked.failure}")
-    usage = asked.usage.model_copy(update={"reasoning": asked.usage.completion})
-    return [score or 0 for score, _ in asked.value], usage
+
+    def messages(error: str | None) -> list[Message]:
+        instruction, question = rating_messages(problem, chains, error)
+        return [instruction, *asked.history, question]
+
+    said = await ask(judge, messages, lambda text: parse_scores(text, len(chains)), samplings)
+    scores = [score or 0 for score, _ in said.value or ()]
+    if not any(scores):
+        raise RuntimeError(f"the judge failed: {said.failure or 'it rated no chain'}")
+    return scores, said.usage.model_copy(update={"reasoning": said.usage.completion})

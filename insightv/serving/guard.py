@@ -2,14 +2,13 @@
 
 import asyncio
 import base64
-import binascii
 import hashlib
 import hmac
 import ipaddress
 import logging
 import secrets
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -77,20 +76,20 @@ class Guard:
             response = Response(error.body(request_id), error.status, asking, "application/json")
             await response(scope, receive, sending)
         except Exception:
-            # The application has answered already, in words that tell nothing of this.
+            # Its handler of errors has answered, in words that tell nothing of this.
             log.exception("%s failed", request_id)
 
     def _admit(self, scope: Scope) -> None:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         if self._key is not None:
-            if not hmac.compare_digest(hashlib.sha256(_key(headers.get("authorization", "")).encode()).digest(), self._key):
+            if not hmac.compare_digest(hashlib.sha256(_key(headers.get("authorization", ""))).digest(), self._key):
                 raise ApiError(401, "this server asks for its key, as `Authorization: Bearer KEY`")
-        elif not is_loopback(urlsplit(f"//{headers.get('host', '')}").hostname or ""):
+        elif not is_loopback(_read(f"//{headers.get('host', '')}").hostname or ""):
             raise ApiError(403, "without a key this server answers on this machine's own names alone, such as 127.0.0.1 and localhost")
         following = headers.get("sec-fetch-mode") == "navigate" and scope["method"] == "GET"
         foreign = headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none")
         origin = headers.get("origin")
-        if (foreign and not following) or (origin and urlsplit(origin).netloc != headers.get("host")):
+        if (foreign and not following) or (origin and _read(origin).netloc != headers.get("host")):
             raise ApiError(403, "this server takes no requests from other sites' pages")
 
     async def _with_body(self, scope: Scope, receive: Receive) -> Receive:
@@ -116,17 +115,25 @@ class Guard:
         return replay
 
 
-def _key(authorization: str) -> str:
+def _read(url: str) -> SplitResult:
+    """A header's URL in its parts, all empty where it is none."""
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return urlsplit("")
+
+
+def _key(authorization: str) -> bytes:
     """The key in a header: a bearer token, or the password of a browser's login, whatever the name."""
     scheme, _, value = authorization.partition(" ")
     if scheme.lower() == "bearer":
-        return value.strip()
+        return value.strip().encode("latin-1")
     if scheme.lower() == "basic":
         try:
-            return base64.b64decode(value.strip(), validate=True).decode().partition(":")[2]
-        except (binascii.Error, UnicodeDecodeError):
-            return ""
-    return ""
+            return base64.b64decode(value.strip(), validate=True).partition(b":")[2]
+        except ValueError:
+            return b""
+    return b""
 
 
 def is_loopback(host: str) -> bool:

@@ -23,6 +23,10 @@ class Metrics:
         self.first = Histogram("first_text_seconds", "From a request to its first text.", ("model", "kind"), NAME, registry=own, buckets=_SECONDS)
         self.seconds = Histogram("request_seconds", "From a request to its end.", ("model",), NAME, registry=own, buckets=_SECONDS)
 
+    def refused(self, model: str, status: int, known: bool) -> None:
+        """A request that was not begun; only models that there are have a line of their own."""
+        self.requests.labels(model if known else "", str(status)).inc()
+
     def text(self) -> bytes:
         """All of it."""
         return generate_latest(self._registry)

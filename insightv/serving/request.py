@@ -1,11 +1,12 @@
 """What a request to /v1/chat/completions may say, and what it asks of the agents."""
 
-from collections.abc import Sequence
+import secrets
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import dropwhile
+from itertools import dropwhile, groupby
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from insightv.config import ServeConfig, SystemsConfig
 from insightv.models.chat import Image, Message, Role, Text
@@ -22,11 +23,19 @@ def _utf8(text: str) -> str:
     return text
 
 
+_MOST_MESSAGES = 4096
+"""Read at all; how many a server takes is `serve.max_messages`."""
+
 Words = Annotated[str, AfterValidator(_utf8)]
 """JSON can spell halves of characters, which no tokenizer and no server takes."""
 
 
 Stop = Annotated[Words, Field(min_length=1)]
+
+
+def _form(value: Any) -> str:
+    """Which of a union's forms is meant, so that an error speaks of that one alone."""
+    return "list" if isinstance(value, list) else "text"
 
 
 class _Part(BaseModel):
@@ -54,14 +63,15 @@ class ImagePart(_Part):
     image_url: ImageUrl
 
 
-Parts = list[Annotated[TextPart | ImagePart, Field(discriminator="type")]]
+# The first fault is enough: to collect those of a million parts takes minutes, in which nobody else is served.
+Parts = Annotated[list[Annotated[TextPart | ImagePart, Field(discriminator="type")]], Field(fail_fast=True)]
 
 
 class RequestMessage(_Part):
     """A turn of the conversation; the last is the question, and a user's."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Words | Parts | None = None
+    content: Annotated[Annotated[Words, Tag("text")] | Annotated[Parts, Tag("list")], Discriminator(_form)] | None = None
 
 
 class ReasoningOptions(_Part):
@@ -96,7 +106,7 @@ class ChatRequest(BaseModel):
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     model: str
-    messages: list[RequestMessage] = Field(min_length=1)
+    messages: list[RequestMessage] = Field(min_length=1, max_length=_MOST_MESSAGES, fail_fast=True)
     max_tokens: int | None = Field(None, ge=1)
     """Tokens of the answer; the chain has a budget of its own, `reasoning.max_tokens`."""
     max_completion_tokens: int | None = Field(None, ge=1)
@@ -107,7 +117,8 @@ class ChatRequest(BaseModel):
     n: int | None = Field(None, ge=1)
     """Choices, each with a chain of its own."""
     seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
-    stop: Stop | Annotated[list[Stop], Field(max_length=16)] | None = None
+    """Without one, two requests alike are sampled apart."""
+    stop: Annotated[Annotated[Stop, Tag("text")] | Annotated[list[Stop], Field(max_length=16), Tag("list")], Discriminator(_form)] | None = None
     """Ends the answer; a chain is never cut."""
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -119,6 +130,7 @@ class ChatRequest(BaseModel):
     tools: Annotated[list[Any], Field(max_length=0)] | None = None
     frequency_penalty: Literal[0] | None = None
     presence_penalty: Literal[0] | None = None
+    logit_bias: Annotated[dict[str, Any], Field(max_length=0)] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,16 +150,17 @@ def read_request(request: ChatRequest, digests: Sequence[str], settings: Systems
         raise ApiError(400, "the last message must be the user's question", "messages")
     waiting = iter(digests)
     *history, last = [Message(_role(message), _read_parts(message.content, waiting)) for message in request.messages]
-    # As in training data, images before all words have no mark: they begin each agent's prompt. A mark in somebody's words is no place for one.
-    placed = list(dropwhile(lambda part: isinstance(part, Image), last.parts))
-    question = "".join("<image>" if isinstance(part, Image) else part.text.replace("<image>", "< image>") for part in placed)
+    # As in training data, images before all words have no mark: they begin each agent's prompt.
+    placed = dropwhile(lambda part: isinstance(part, Image), last.parts)
+    question = "".join(_marked(kind, parts) for kind, parts in groupby(placed, type))
     images = tuple(part.digest for part in last.parts if isinstance(part, Image))
     if not question.replace("<image>", "").strip():
         raise ApiError(400, "the last message is empty; ask a question", "messages")
     name = content_hash([question, images, [[turn.role, [str(part) for part in turn.parts]] for turn in history]])
     stop = (request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ())
     problem = Problem(id=name, question=question, images=images, answers=("",))
-    return Asked(problem, tuple(history), _decoding(request, settings, limits), request.seed or 0, stop)
+    seed = secrets.randbits(63) if request.seed is None else request.seed
+    return Asked(problem, tuple(history), _decoding(request, settings, limits), seed, stop)
 
 
 def image_urls(request: ChatRequest) -> list[str]:
@@ -169,6 +182,13 @@ def _decoding(request: ChatRequest, settings: SystemsConfig, limits: ServeConfig
         return sampling.model_copy(update={name: value for name, value in wishes.items() if value is not None})
 
     return settings.model_copy(update={"reasoner": changed(settings.reasoner, chain), "answer": changed(settings.answer, answer)})
+
+
+def _marked(kind: type[Text | Image], parts: Iterable[Text | Image]) -> str:
+    """Neighbouring images as marks, or words, in which a mark is no place for an image, be it cut into several parts."""
+    if kind is Image:
+        return "<image>" * len(list(parts))
+    return "".join(part.text for part in parts if isinstance(part, Text)).replace("<image>", "< image>")
 
 
 def _role(message: RequestMessage) -> Role:

@@ -11,14 +11,13 @@ from starlette.types import Receive, Scope, Send
 
 from insightv.generation.ask import total_usage
 from insightv.models.chat import Delta, TooLong
-from insightv.models.together import together
 from insightv.records import Usage
 from insightv.serving.intake import HeldImages, Intake
 from insightv.serving.metrics import Metrics, Watch
 from insightv.serving.replies import DONE, ApiError, Events, completion
 from insightv.serving.request import Asked, ChatRequest, image_urls, read_request
 from insightv.serving.systems import Pair, answer
-from insightv.serving.work import Piece, Put, Work, while_there
+from insightv.serving.work import Piece, Put, Work, at_once, while_there
 from insightv.store import derive_seed
 
 log = logging.getLogger(__name__)
@@ -37,28 +36,35 @@ class Service:
 
         Raises `ApiError`, and `ClientGone`, with all work ended, when nobody waits any more.
         """
-        self._refuse_too_much(asked)
-        work = Work(partial(self._work, asked, request_id))
+        chains = (asked.n or 1) * self._pair.read_name(asked.model)[1]
+        try:
+            self._refuse_too_much(asked, chains)
+        except ApiError as error:
+            self.metrics.refused(asked.model, error.status, chains <= self._pair.serve.max_n)
+            raise
+        self._in_work += 1
+        work = Work(partial(self._work, asked, request_id), self._one_less)
+        streams = False
         try:
             pieces = await while_there(receive, work.next())
             if asked.stream:
+                streams = True
                 return EventStream(work, pieces, asked, request_id, self._fields(asked))
             pieces += await while_there(receive, work.rest())
-        except BaseException:
-            await work.stop()
-            raise
-        return Response(whole(pieces, asked, request_id, self._fields(asked)), media_type="application/json")
+            return Response(whole(pieces, asked, request_id, self._fields(asked)), media_type="application/json")
+        finally:
+            if not streams:
+                await work.stop()
 
     async def _work(self, asked: ChatRequest, request_id: str, put: Put) -> None:
         """All choices of a request; its images are held meanwhile."""
         watch, status = Watch(self.metrics, asked.model), "gone"
-        self._in_work += 1
         try:
             async with asyncio.timeout(self._pair.serve.timeout):
                 data = await self._intake.read(image_urls(asked))
                 with self._images.holding(data) as digests:
                     question = read_request(asked, digests, self._pair.systems, self._pair.serve)
-                    await together(self._choice(asked, question, index, put, watch) for index in range(asked.n or 1))
+                    await at_once(self._choice(asked, question, index, put, watch) for index in range(asked.n or 1))
             status = "200"
         except Exception as error:
             known = error if isinstance(error, ApiError) else _failed(error)
@@ -67,7 +73,6 @@ class Service:
                 log.warning("%s: %s: %s", request_id, type(error).__name__, error)
             raise known from error
         finally:
-            self._in_work -= 1
             watch.end(status)
 
     async def _choice(self, asked: ChatRequest, question: Asked, index: int, put: Put, watch: Watch) -> None:
@@ -77,8 +82,11 @@ class Service:
                 watch.see(delta)
                 put((index, delta))
 
-    def _refuse_too_much(self, asked: ChatRequest) -> None:
-        limits, chains = self._pair.serve, (asked.n or 1) * self._pair.chains(asked.model)
+    def _one_less(self) -> None:
+        self._in_work -= 1
+
+    def _refuse_too_much(self, asked: ChatRequest, chains: int) -> None:
+        limits = self._pair.serve
         if chains > limits.max_n:
             raise ApiError(400, f"that takes {chains} chains; this server writes {limits.max_n} at most for a request", "n")
         if len(asked.messages) > limits.max_messages:

@@ -31,14 +31,12 @@ class Pair:
         name = self.serve.name
         return [name, f"{name}/reasoner", f"{name}/summarizer", *([f"{name}/best-of-{self.serve.max_n}"] if self.serve.max_n > 1 else [])]
 
-    def chains(self, model: str) -> int:
-        """How many chains an answer of this model takes; a model that there is not is an `ApiError`."""
-        if model in self.names[1:3]:
-            return 1
-        match = re.fullmatch(rf"{re.escape(self.serve.name)}(?:/best-of-([1-9]\d{{0,3}}))?", model)
+    def read_name(self, model: str) -> tuple[str, int]:
+        """What a model's name stands for (`pair`, `reasoner`, `summarizer`, `best-of`), and how many chains it takes; an `ApiError` for no model's."""
+        match = re.fullmatch(rf"{re.escape(self.serve.name)}(?:/(?:(reasoner|summarizer)|best-of-([1-9][0-9]{{0,3}})))?", model)
         if not match:
             raise ApiError(404, f"there is no model {model[:100]!r}; there are {', '.join(self.names)}", "model")
-        return int(match[1] or 1)
+        return match[1] or ("best-of" if match[2] else "pair"), int(match[2] or 1)
 
 
 async def answer(pair: Pair, model: str, asked: Asked, select: str, seed: int) -> AsyncGenerator[Delta, None]:
@@ -53,12 +51,12 @@ async def answer(pair: Pair, model: str, asked: Asked, select: str, seed: int) -
 def _system(pair: Pair, model: str, asked: Asked, select: str, seed: int) -> AsyncGenerator[Delta, None]:
     """What the model's name stands for."""
     given = (asked.settings, pair.prompts, seed)
-    match model.removeprefix(pair.serve.name):
-        case "/reasoner":
+    match pair.read_name(model):
+        case "reasoner", _:
             return agents.stream_reasoner(asked.problem, pair.reasoner, *given, history=asked.history)
-        case "/summarizer":
+        case "summarizer", _:
             return agents.stream_direct(asked.problem, pair.summarizer, *given, history=asked.history, stop=asked.stop)
-        case "":
+        case "pair", _:
             return agents.stream(asked.problem, pair.reasoner, pair.summarizer, *given, history=asked.history, stop=asked.stop)
-        case _:
-            return best_of(pair.chains(model), asked, pair.reasoner, pair.summarizer, pair.judge if select == "judged" else None, pair.prompts, seed)
+        case _, n:
+            return best_of(n, asked, pair.reasoner, pair.summarizer, pair.judge if select == "judged" else None, pair.prompts, seed)

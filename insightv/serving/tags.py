@@ -1,36 +1,44 @@
 """Keep a chain's tags out of what a client reads."""
 
-import re
-
 from insightv.models.chat import Delta
 
 _WHOLE = ("<thoughts>", "</thoughts>", "<output>", "</output>", "<think>", "</think>")
-_TAG = re.compile("|".join(_WHOLE))
+_BEGINNINGS = {tag[:end] for tag in _WHOLE for end in range(2, len(tag))}
 
 
 class TagFilter:
     """Takes tags out of text that comes in pieces, also those that come about when another is taken out, and the white space before the first word."""
 
     def __init__(self) -> None:
-        self._held = ""
-        self._begun = False
+        # Beginnings of tags, each behind the one that it interrupts: in time that grows with the text alone, whatever a model repeats.
+        self._begun: list[str] = []
+        self._told_any = False
 
     def feed(self, text: str) -> str:
         """The text that is certain after this piece; what may still become a tag is held back."""
-        held = _without_tags(self._held + text)
-        place = _certain(held)
-        self._held = held[place:]
-        return self._told(held[:place])
+        certain: list[str] = []
+        for letter in text:
+            grown = self._begun[-1] + letter if self._begun else letter
+            if letter == "<":
+                self._begun.append(letter)
+            elif grown in _WHOLE:
+                self._begun.pop()
+            elif grown in _BEGINNINGS:
+                self._begun[-1] = grown
+            else:
+                certain += [*self._begun, letter]
+                self._begun.clear()
+        return self._tell("".join(certain))
 
     def end(self) -> str:
         """What was held back; the filter then begins anew."""
-        held = self._told(self._held)
-        self._held, self._begun = "", False
+        held = self._tell("".join(self._begun))
+        self._begun, self._told_any = [], False
         return held
 
-    def _told(self, text: str) -> str:
-        text = text if self._begun else text.lstrip()
-        self._begun = self._begun or bool(text)
+    def _tell(self, text: str) -> str:
+        text = text if self._told_any else text.lstrip()
+        self._told_any = self._told_any or bool(text)
         return text
 
 
@@ -51,17 +59,3 @@ class Cleaner:
 
 def _delta(kind: str, text: str) -> list[Delta]:
     return [Delta("reasoning" if kind == "reasoning" else "content", text)] if text else []
-
-
-def _without_tags(text: str) -> str:
-    while (less := _TAG.sub("", text)) != text:
-        text = less
-    return text
-
-
-def _certain(text: str) -> int:
-    """How many characters cannot become part of a tag, whatever follows and is taken out."""
-    end = len(text)
-    while (start := text.rfind("<", 0, end)) >= 0 and any(tag.startswith(text[start:end]) for tag in _WHOLE):
-        end = start
-    return end

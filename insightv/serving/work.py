@@ -1,7 +1,7 @@
 """The work on one request: a task of its own, which ends with the client's connection."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -22,8 +22,9 @@ class ClientGone(Exception):
 class Work:
     """A job under way; what comes of it is read as pieces, in the order in which it comes."""
 
-    def __init__(self, job: Callable[[Put], Coroutine[Any, Any, None]]) -> None:
-        """The job begins at once, and is given where to put its pieces."""
+    def __init__(self, job: Callable[[Put], Coroutine[Any, Any, None]], ended: Callable[[], None]) -> None:
+        """The job begins at once, and is given where to put its pieces; `ended` is called once, when `stop` was."""
+        self._ended = ended
         self._pieces: asyncio.Queue[Piece | None] = asyncio.Queue()
         self._task = asyncio.create_task(self._run(job))
 
@@ -47,16 +48,29 @@ class Work:
         return rest
 
     async def stop(self) -> None:
-        """Cancel what is not done, and wait until it has let go of everything."""
+        """Cancel what is not done, and wait until it has let go of everything; who began the work calls it, however it ended."""
         self._task.cancel()
-        with suppress(asyncio.CancelledError, Exception):
-            await self._task
+        try:
+            with suppress(asyncio.CancelledError, Exception):
+                await self._task
+        finally:
+            self._ended()
 
     async def _run(self, job: Callable[[Put], Coroutine[Any, Any, None]]) -> None:
         try:
             await job(self._pieces.put_nowait)
         finally:
             self._pieces.put_nowait(None)
+
+
+async def at_once(jobs: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """The results of all in their order; the first failure cancels the others, whose results nobody would see."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(job) for job in jobs]
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+    return [task.result() for task in tasks]
 
 
 async def while_there(receive: Receive, awaited: Awaitable[T]) -> T:
