@@ -1,13 +1,14 @@
 """The pair's server: in this process in front of a stub that plays both agents, or as a user starts it."""
 
 import asyncio
+import http.client
 import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,7 +114,7 @@ def command(verb: str, place: Path) -> Iterator[tuple[str, int]]:
     with subprocess.Popen(arguments, stdout=subprocess.DEVNULL) as process:
         try:
             end = time.monotonic() + _PATIENCE
-            while not _listens(port):
+            while not _answers(port):
                 if process.poll() is not None or time.monotonic() > end:
                     raise RuntimeError(f"insightv {verb} {place} does not listen")
                 time.sleep(0.05)
@@ -122,7 +123,10 @@ def command(verb: str, place: Path) -> Iterator[tuple[str, int]]:
             process.terminate()
 
 
-def _listens(port: int) -> bool:
-    with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-        return True
+def _answers(port: int) -> bool:
+    # The port is taken before anything is loaded: whoever connects meanwhile waits.
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_PATIENCE)
+    with suppress(OSError), closing(connection):
+        connection.request("GET", "/health")
+        return connection.getresponse().status == 200
     return False

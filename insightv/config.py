@@ -401,7 +401,7 @@ class ServeConfig(Settings):
     image_hosts: tuple[str, ...] = ()
     """Hosts whose http(s) images are fetched for a request; none by default, so that images come as data URLs alone."""
     max_body: int = Field(64, ge=1)
-    """Megabytes of a request, its images included."""
+    """Megabytes of a request, its images included, also those that are fetched for it."""
     max_messages: int = Field(256, ge=1)
     max_images: int = Field(16, ge=0)
     """Of a whole conversation."""
@@ -414,7 +414,7 @@ class ServeConfig(Settings):
     max_requests: int = Field(256, ge=1)
     """In work at once; one more gets 429."""
     timeout: float = Field(600.0, gt=0)
-    """Seconds for a request, from its last byte to the last of its answer."""
+    """Seconds for a request, from its last byte to the agents' last token."""
 
 
 class Config(Settings):

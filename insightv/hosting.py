@@ -5,7 +5,7 @@ import os
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 from insightv.config import AgentConfig, Config, EndpointConfig, UserError
@@ -28,7 +28,8 @@ def serve(place: Path, overrides: Iterable[str], host: str, port: int, *, withou
     """Answer at http://HOST:PORT/v1 as the agents of a run's folder or of a config, until Ctrl-C; `say` hears where."""
     config = settings(place, overrides)
     key = _key(config.serve.api_key_env, host, without_key)
-    asyncio.run(_serve(config, place if place.is_dir() else None, host, port, key, say))
+    with suppress(KeyboardInterrupt):
+        asyncio.run(_serve(config, place if place.is_dir() else None, host, port, key, say))
 
 
 def view(run: Path, host: str, port: int, *, without_key: bool, say: Callable[[str], None]) -> None:
@@ -40,7 +41,8 @@ def view(run: Path, host: str, port: int, *, without_key: bool, say: Callable[[s
     say(f"reading {run}; the first time this takes a minute for some hundred thousand chains")
     server = listening(create_viewer(run, key), host, port)
     say(f"{run} is shown at http://{_shown(host)}:{port}/data{' with the key' if key else ''}; Ctrl-C ends it")
-    asyncio.run(server.serve(sockets=[door]))
+    with suppress(KeyboardInterrupt):
+        asyncio.run(server.serve(sockets=[door]))
 
 
 def settings(place: Path, overrides: Iterable[str]) -> Config:

@@ -7,6 +7,7 @@ import hmac
 import ipaddress
 import logging
 import secrets
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
@@ -59,8 +60,12 @@ class Guard:
         request_id = f"req-{secrets.token_hex(12)}"
         scope.setdefault("state", {})["request_id"] = request_id
 
+        begun = False
+
         async def sending(message: Message) -> None:
+            nonlocal begun
             if message["type"] == "http.response.start":
+                begun = True
                 own = {name for name, _ in message.setdefault("headers", [])}
                 added = {**_HEADERS, "x-request-id": request_id}
                 message["headers"] = [*message["headers"], *((name.encode(), value.encode()) for name, value in added.items() if name.encode() not in own)]
@@ -73,8 +78,11 @@ class Guard:
             return
         except ApiError as error:
             asking = {"WWW-Authenticate": 'Basic realm="insightv", charset="UTF-8"'} if error.status == 401 else {}
-            response = Response(error.body(request_id), error.status, asking, "application/json")
-            await response(scope, receive, sending)
+            await _refuse(error, request_id, asking)(scope, receive, sending)
+        except asyncio.CancelledError:
+            # The server is ended, and its patience with what is under way is over. A stream that has begun just has no end.
+            if not begun:
+                await _refuse(ApiError(503, "the server is ending; ask again when it is back"), request_id)(scope, receive, sending)
         except Exception:
             # Its handler of errors has answered, in words that tell nothing of this.
             log.exception("%s failed", request_id)
@@ -113,6 +121,10 @@ class Guard:
             return waiting.pop() if waiting else await receive()
 
         return replay
+
+
+def _refuse(error: ApiError, request_id: str, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(error.body(request_id), error.status, headers, "application/json")
 
 
 def _read(url: str) -> SplitResult:

@@ -68,12 +68,13 @@ class Intake:
         """The encoded images behind the URLs, each of them one that can be decoded; else an `ApiError` that says which."""
         if len(urls) > self._limits.max_images:
             raise ApiError(400, f"the conversation has {len(urls)} images; this server takes {self._limits.max_images} at most", "messages")
-        images = []
+        images: list[bytes] = []
         async with self._fetching() as fetch:
             for number, url in enumerate(urls, start=1):
                 try:
                     # The scheme alone decides, and a URL that is not plainly http is never anything but data.
-                    data = await fetch(url) if url[:8].lower().startswith(("http://", "https://")) else from_data_url(url)
+                    remote = url[:8].lower().startswith(("http://", "https://"))
+                    data = await fetch(url, self._limits.max_body * _MEGABYTE - sum(map(len, images))) if remote else from_data_url(url)
                     async with self._decoding:
                         await asyncio.to_thread(self._check, data)
                 except ImageError as error:
@@ -88,17 +89,17 @@ class Intake:
             raise ImageError(f"the image has {width} x {height} pixels; {shape}")
 
     @asynccontextmanager
-    async def _fetching(self) -> AsyncIterator[Callable[[str], Awaitable[bytes]]]:
-        """A function that fetches; connections are opened only if it is called."""
+    async def _fetching(self) -> AsyncIterator[Callable[[str, int], Awaitable[bytes]]]:
+        """A function that fetches so many bytes at most; connections are opened only if it is called."""
         session: aiohttp.ClientSession | None = None
 
-        async def fetch(text: str) -> bytes:
+        async def fetch(text: str, most: int) -> bytes:
             nonlocal session
             url = _read_url(text, self._limits.image_hosts)
             if session is None:
                 connector = aiohttp.TCPConnector(resolver=_Resolver(self._allowed), use_dns_cache=False)
                 session = aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(_FETCH_SECONDS), trust_env=False)
-            return await self._fetch(session, url)
+            return await self._fetch(session, url, most)
 
         try:
             yield fetch
@@ -106,8 +107,7 @@ class Intake:
             if session:
                 await session.close()
 
-    async def _fetch(self, session: aiohttp.ClientSession, url: URL) -> bytes:
-        most = self._limits.max_body * _MEGABYTE
+    async def _fetch(self, session: aiohttp.ClientSession, url: URL, most: int) -> bytes:
         try:
             async with session.get(url, allow_redirects=False) as response:
                 if response.status != 200:
@@ -116,7 +116,7 @@ class Intake:
                 async for piece in response.content.iter_chunked(2**16):
                     data += piece
                     if len(data) > most:
-                        raise ImageError(f"it has more than {self._limits.max_body} MB")
+                        raise ImageError(f"with it the request's images have more than {self._limits.max_body} MB")
                 return bytes(data)
         except (aiohttp.ClientError, TimeoutError, OSError):
             raise ImageError("it could not be fetched") from None

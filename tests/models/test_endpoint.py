@@ -582,6 +582,36 @@ def test_a_stream_that_breaks_off_says_so(tmp_path: Path, answer: Answer) -> Non
         asyncio.run(run())
 
 
+def test_refusals_by_load_are_forgotten_when_streams_are_served_again(tmp_path: Path) -> None:
+    busy = True
+
+    async def answer(server: Server, _: dict[str, Any]) -> web.StreamResponse:
+        if busy:
+            return refuse(503, "busy")
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(server.current)
+        await response.write(b'data: {"choices": [{"delta": {"content": "hi"}}], "usage": {"completion_tokens": 9223372036854775808}}\n\ndata: [DONE]\n\n')
+        return response
+
+    async def run() -> tuple[float, float]:
+        nonlocal busy
+        async with serving(answer, tmp_path, concurrency=8) as (_, endpoint):
+            limit = endpoint._transport._pool.replicas[0].limit
+
+            async def streams(count: int) -> float:
+                for _ in range(count):
+                    with contextlib.suppress(RequestFailed):
+                        assert [delta async for delta in endpoint.stream(HELLO, Sampling())][-1].usage.completion == 2**40  # type: ignore[union-attr]
+                return limit.value
+
+            low = await streams(20)
+            busy = False
+            return low, await streams(200)
+
+    low, high = asyncio.run(run())
+    assert low < 2 and high == 8
+
+
 def test_a_probe_tells_capabilities_apart(tmp_path: Path) -> None:
     async def probe(answer: Answer, folder: Path, **config: Any) -> dict[str, Any]:
         async with serving(answer, folder, **config) as (_, endpoint):
