@@ -2,13 +2,15 @@
 
 import re
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from insightv.records import Correction
 
 PAGE = 50
 """Rows of a page."""
@@ -37,9 +39,18 @@ class Filters(BaseModel):
     """Who sees the chain differently than its verdict."""
     entered: str | None = None
     """A data set that it is in."""
+    hand: Literal["any"] | None = None
+    """Only those of which somebody said something by hand."""
     words: str | None = Field(None, max_length=200)
     """All of these stand in question, steps or reasons; in quotes, next to each other."""
     sort: Sort = "order"
+
+    @field_validator("words")
+    @classmethod
+    def _holds_words(cls, words: str | None) -> str | None:
+        if words and not _words(words):
+            raise ValueError("there is no word in what is searched for")
+        return words
 
 
 class Viewer:
@@ -50,29 +61,38 @@ class Viewer:
         self._counted: dict[tuple[str, int], Json] = {}
         """What is counted over all chains, by its name and the index's time."""
 
-    def chains(self, filters: Filters, after: list[int | None] | None = None) -> Json:
-        """A page of chains, where the next one begins (None at the end), and how many there are in all."""
-        where, values = _where(filters)
+    def chains(self, filters: Filters, after: list[int | None] | None = None, at: str = "", hand: Collection[str] = ()) -> Json:
+        """A page of chains, where the next one begins (None at the end), and how many there are in all.
+
+        It begins after a place, or at the chain `at`. `hand` are the chains of which somebody said something.
+        """
+        where, values = _where(filters, hand)
         column, order = _BY[filters.sort]
         with self._open() as database:
+            if begin := database.execute(f"SELECT {column}, n FROM chains WHERE id = ? AND stage = ?", (at, filters.stage)).fetchone():
+                after = [begin[0], begin["n"] - 1]
             total = database.execute(f"SELECT count(*) FROM chains WHERE {where}", values).fetchone()[0]
-            beyond, at = _after(column, order, after)
+            beyond, place = _after(column, order, after)
             query = f"SELECT {_SHOWN} FROM chains WHERE {where}{beyond} ORDER BY {column} {order}{', n' if column != 'n' else ''} LIMIT {PAGE + 1}"
-            rows = [dict(row) for row in database.execute(query, (*values, *at))]
+            rows = [dict(row) for row in database.execute(query, (*values, *place))]
             for row in rows[:PAGE]:
                 chain = orjson.loads(database.execute("SELECT chain FROM records WHERE n = ?", (row["n"],)).fetchone()[0])
                 row |= {"answer": chain["answer"], "defects": chain["defects"], "titles": [step["summary"] for step in chain["steps"]]}
         last = rows[PAGE - 1] if len(rows) > PAGE else None
         return {"total": total, "rows": rows[:PAGE], "next": last and [last[column], last["n"]]}
 
-    def export(self, filters: Filters) -> Iterator[bytes]:
-        """Every chain of a selection with its judgements, a JSON line each."""
-        where, values = _where(filters)
+    def export(self, filters: Filters, hand: Mapping[str, Correction] | None = None) -> Iterator[bytes]:
+        """Every chain of a selection with its problem, its judgements and what was said `hand`, in the order chosen, a JSON line each."""
+        where, values = _where(filters, hand or {})
+        column, order = _BY[filters.sort]
+        joined = "chains JOIN records r USING (n) LEFT JOIN problems p ON p.id = chains.problem"
         with self._open() as database:
-            for row in database.execute(
-                f"SELECT r.chain, r.judged AS verdict, r.rated AS score FROM chains JOIN records r USING (n) WHERE {where} ORDER BY n", values
-            ):
-                yield orjson.dumps({name: orjson.loads(text) if text else None for name, text in dict(row).items()}) + b"\n"
+            shown = "chains.id, p.record, r.chain, r.judged, r.rated"
+            query = f"SELECT {shown} FROM {joined} WHERE {where} ORDER BY chains.{column} {order}, n"
+            for name, *texts in database.execute(query, values):
+                said = (hand or {}).get(name)
+                row = {part: text and orjson.loads(text) for part, text in zip(("problem", "chain", "verdict", "score"), texts, strict=True)}
+                yield orjson.dumps(row | {"hand": said and said.model_dump()}) + b"\n"
 
     def problem(self, name: str) -> Json | None:
         """A problem, its chains with verdicts and scores, what entered which data set and why not, and its pairs."""
@@ -157,18 +177,19 @@ class Viewer:
             yield database
 
 
-def _where(filters: Filters) -> tuple[str, list[Any]]:
+def _where(filters: Filters, hand: Collection[str]) -> tuple[str, list[Any]]:
     """The condition of a selection, and its values."""
-    terms: list[str] = ["stage = ?"]
+    terms: list[str] = ["chains.stage = ?"]
     values: list[Any] = [filters.stage]
     for condition, value in (
-        ("family = ?", filters.family),
+        ("chains.family = ?", filters.family),
         ("verdict = ?", filters.verdict),
         ("score >= ?", filters.low),
         ("score <= ?", filters.high),
         ("n IN (SELECT n FROM defects WHERE name = ?)", filters.defect),
+        ("chains.id IN (SELECT value FROM json_each(?))", orjson.dumps(list(hand)).decode() if filters.hand else None),
         ("doubt = ?", filters.doubt if filters.doubt != "any" else None),
-        ("id IN (SELECT chain FROM uses WHERE stage = ? AND reason = '')", filters.entered),
+        ("chains.id IN (SELECT chain FROM uses WHERE stage = ? AND reason = '')", filters.entered),
     ):
         if value is not None:
             terms.append(condition)
@@ -183,7 +204,7 @@ def _where(filters: Filters) -> tuple[str, list[Any]]:
 
 def _words(text: str) -> str:
     """Words and phrases in quotes as a query that has no other syntax: nothing in it can be mistaken, or mean more than it says."""
-    found = [quoted or word for quoted, word in re.findall(r'"([^"]+)"|([^\s"]+)', text)]
+    found = [quoted or word for quoted, word in re.findall(r'"([^"]+)"|([^\s"]+)', text.replace("\0", " "))]
     return " ".join('"' + part.replace('"', "") + '"' for part in found if re.search(r"\w", part))
 
 

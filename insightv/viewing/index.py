@@ -1,6 +1,5 @@
 """An index over a run's files, so that two hundred thousand chains are looked through without being loaded."""
 
-import json
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -15,11 +14,11 @@ from insightv.answers import settle
 from insightv.chain_text import joined
 from insightv.config import UserError
 from insightv.datasets import lean
-from insightv.files import locked
+from insightv.files import explained, locked
 from insightv.records import Chain, Problem, Score, Verdict
 from insightv.store import content_hash, read_manifest
 
-VERSION = 1
+VERSION = 2
 """Of the tables below."""
 DOUBTFUL_SCORE = 40
 """A right chain with less is one that judge and scorer see differently."""
@@ -55,13 +54,12 @@ CREATE INDEX pairs_by_problem ON pairs(problem);
 
 
 def refreshed(run: Path) -> Path:
-    """The run's index, made anew where a stage was; it lies in the run's `.view`, which can be removed at any time."""
-    if not (run / "config.yaml").is_file():
-        raise UserError(f"no run at {run}: it has no config.yaml")
-    folder = run / ".view"
-    folder.mkdir(exist_ok=True)
-    path, wanted = folder / "index.sqlite", state(run)
-    with locked(folder / "lock"):
+    """The run's index, made anew where a stage was; it lies in the run's `.view`, which can be removed while nobody shows the run."""
+    path = run / ".view" / "index.sqlite"
+    with explained(path.parent):
+        path.parent.mkdir(exist_ok=True)
+    with locked(path.with_name("lock")):
+        wanted = state(run)
         if _state_of(path) != wanted:
             part = path.with_suffix(".part")
             part.unlink(missing_ok=True)
@@ -71,11 +69,16 @@ def refreshed(run: Path) -> Path:
     return path
 
 
+def stale(run: Path) -> bool:
+    """Whether the run has changed since its index was made."""
+    return _state_of(run / ".view" / "index.sqlite") != state(run)
+
+
 def state(run: Path) -> str:
-    """What an index depends on: the stages that hold problems, chains, judgements and data sets, each with its hash."""
-    names = sorted(path.name for path in run.iterdir() if path.is_dir() and _is_shown(path))
-    found = [[name, read_manifest(run / name).get("hash")] for name in names]
-    return content_hash([VERSION, found])
+    """What an index depends on: the stages that hold problems, chains, judgements and data sets, each with what it was made from and what came of it."""
+    manifests = {path.name: read_manifest(path) for path in run.iterdir() if path.is_dir() and _is_shown(path)}
+    # What failed and was asked for again has other outputs of the same inputs.
+    return content_hash([VERSION, [[name, manifest.get("hash"), manifest.get("outputs")] for name, manifest in sorted(manifests.items())]])
 
 
 def _is_shown(folder: Path) -> bool:
@@ -174,13 +177,11 @@ def _doubt(chain: Chain, problem: Problem | None, verdict: dict[str, Any], score
 def _add_uses(database: sqlite3.Connection, folder: Path) -> None:
     """What entered a data set, in which part and role, and what did not and why."""
     stage = folder.name
-    with (folder / "rejections.jsonl").open("rb") as file:
-        rejected = (json.loads(line) for line in file)
-        rows = ((stage, row.get("chain_id", ""), row["problem_id"], "", row["reason"], str(row.get("detail", ""))) for row in rejected)
-        database.executemany("INSERT INTO uses VALUES(?, ?, ?, ?, ?, ?)", rows)
-    with (folder / "manifest.jsonl").open("rb") as file:
-        for line in file:
-            row = json.loads(line)
+    rejected = _rows(folder / "rejections.jsonl")
+    rows = ((stage, row.get("chain_id", ""), row["problem_id"], "", row["reason"], str(row.get("detail", ""))) for row in rejected)
+    database.executemany("INSERT INTO uses VALUES(?, ?, ?, ?, ?, ?)", rows)
+    if (folder / "manifest.jsonl").is_file():
+        for row in _rows(folder / "manifest.jsonl"):
             chains = row.get("chains") or {}
             entered = [(stage, chain["chain_id"], row["problem_id"], role, "", row["part"]) for role, chain in chains.items()]
             database.executemany("INSERT INTO uses VALUES(?, ?, ?, ?, ?, ?)", entered or [(stage, "", row["problem_id"], "plain", "", row["part"])])
@@ -189,3 +190,12 @@ def _add_uses(database: sqlite3.Connection, folder: Path) -> None:
                 margin = scores[0] - scores[1] if scores[0] is not None and scores[1] is not None else None
                 pair = (stage, row["problem_id"], chains["chosen"]["chain_id"], chains["rejected"]["chain_id"], row["part"], margin)
                 database.execute("INSERT INTO pairs(stage, problem, chosen, rejected, part, margin) VALUES(?, ?, ?, ?, ?, ?)", pair)
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    with explained(path), path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                yield orjson.loads(line)
+            except orjson.JSONDecodeError:
+                raise UserError(f"{path}:{number}: not JSON; make the stage again") from None

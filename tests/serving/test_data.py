@@ -1,6 +1,7 @@
 """The viewer's routes over a real run's files: what they give, and what they give nobody."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -114,9 +115,45 @@ def test_a_query_that_is_none_is_a_400(client: TestClient, query: str) -> None:
 
 
 def test_words_are_words_and_no_syntax(client: TestClient) -> None:
-    for words in ('"', "OR", "a*", "NEAR(a b)", "text:red", "-red", "'; DROP TABLE chains; --", "\x00"):
+    for words in ("OR", "a*", "NEAR(a b)", "text:red", "-red", "'; DROP TABLE chains; --", "\x00red", "red\x00"):
         assert client.get("/data/chains", params={"words": words}).status_code == 200
+    # Signs alone would be found everywhere.
+    for words in ('"', "%", "+ =", "\x00"):
+        assert client.get("/data/chains", params={"words": words}).status_code == 400
     assert client.get("/data/chains", params={"words": "which"}).json()["total"] == 60
+
+
+@pytest.mark.parametrize("sort", ["order", "score", "score-up", "words"])
+def test_a_link_to_a_chain_begins_with_it(client: TestClient, sort: str) -> None:
+    first = client.get("/data/chains", params={"sort": sort}).json()
+    rest = client.get("/data/chains", params={"sort": sort, "after": ",".join("" if one is None else str(one) for one in first["next"])}).json()
+    known = [row["id"] for row in first["rows"] + rest["rows"]]
+    for at in (0, 30, 55):
+        begun = client.get("/data/chains", params={"sort": sort, "at": known[at]}).json()
+        assert [row["id"] for row in begun["rows"]] == known[at : at + 50] and begun["total"] == first["total"]
+
+
+def test_a_run_that_changed_is_shown_as_it_is(run: Path, tmp_path: Path) -> None:
+    """A stage made anew from the same inputs, as `--retry-failed` does, while the run is shown."""
+    copied = shutil.copytree(run, tmp_path / "run")
+    with TestClient(create_viewer(copied), base_url="http://localhost") as viewer:
+        before = viewer.get("/data/facets").json()
+        verdicts = [json.loads(line) | {"correct": None} for line in (copied / "assess" / "verdicts.jsonl").open()]
+        (copied / "assess" / "verdicts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in verdicts))
+        (copied / "assess" / "manifest.json").write_text('{"hash": "same", "outputs": {"verdicts.jsonl": "other"}}')
+        after = viewer.get("/data/facets").json()
+        assert not after["refreshing"] and before["stages"]["generate"]["verdict"] != after["stages"]["generate"]["verdict"]
+        assert after["stages"]["generate"]["verdict"] == {"open": 60}
+        (copied / "assess" / "verdicts.jsonl").write_text("{")
+        (copied / "assess" / "manifest.json").write_text('{"hash": "same", "outputs": {"verdicts.jsonl": "third"}}')
+        assert viewer.get("/data/facets").json()["stages"] == after["stages"]
+
+
+def test_a_picture_that_is_gone_is_not_found(run: Path, tmp_path: Path) -> None:
+    copied = shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("images"))
+    with TestClient(create_viewer(copied), base_url="http://localhost") as viewer:
+        [digest] = viewer.get(f"/data/problems/{5:032x}").json()["problem"]["images"]
+        assert viewer.get(f"/data/images/{digest}").status_code == 404
 
 
 def test_statics_know_no_ranges(client: TestClient) -> None:
@@ -138,6 +175,10 @@ def test_a_chain_is_corrected_by_hand_and_shown_so(client: TestClient, run: Path
     assert client.post("/data/corrections", json=given).status_code == 200
     assert client.get(f"/data/problems/{problem}").json()["hand"][chain]["note"] == "it is blue"
     assert corrections.read(run)[chain].correct is False
+    [row] = client.get("/data/chains", params={"hand": "any"}).json()["rows"]
+    assert row["id"] == chain and row["hand"]["note"] == "it is blue"
+    [exported] = [json.loads(line) for line in client.get("/data/export", params={"hand": "any"}).text.splitlines()]
+    assert (exported["chain"]["id"], exported["problem"]["id"], exported["hand"]["correct"]) == (chain, problem, False)
     for wrong in ({"chain_id": "x"}, {"problem_id": f"{6:032x}"}, {"note": "x" * 3000}, {"by": "me"}, {"correct": "maybe"}):
         assert client.post("/data/corrections", json=given | wrong).status_code in (400, 404)
     assert client.post("/data/corrections", json=given, headers={"Origin": "https://evil.example"}).status_code == 403
