@@ -29,7 +29,7 @@ class Filters(BaseModel):
 
     stage: str = "generate"
     family: str | None = None
-    verdict: Literal["right", "wrong", "open", ""] | None = None
+    verdict: Literal["right", "wrong", "open", "none"] | None = None
     low: int | None = Field(None, ge=0, le=100)
     """Score at least."""
     high: int | None = Field(None, ge=0, le=100)
@@ -183,7 +183,7 @@ def _where(filters: Filters, hand: Collection[str]) -> tuple[str, list[Any]]:
     values: list[Any] = [filters.stage]
     for condition, value in (
         ("chains.family = ?", filters.family),
-        ("verdict = ?", filters.verdict),
+        ("verdict = ?", "" if filters.verdict == "none" else filters.verdict),
         ("score >= ?", filters.low),
         ("score <= ?", filters.high),
         ("n IN (SELECT n FROM defects WHERE name = ?)", filters.defect),

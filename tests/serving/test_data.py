@@ -5,48 +5,17 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import PIL.Image
 import pytest
 from starlette.testclient import TestClient
 
 from insightv import corrections
-from insightv.images import encode_png
-from insightv.records import Chain, Problem, Score, Step, Verdict
 from insightv.serving.api import create_viewer
-from insightv.store import ImageStore, write_records
-
-SECRET = "a key that no route gives away"
+from tests.serving.conftest import SECRET, make_run
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sixty chains of twenty problems, with pictures, and a file beside them that is nobody's business."""
-    folder = tmp_path_factory.mktemp("runs") / "mine"
-    for name in ("problems", "generate", "assess", "dpo1"):
-        (folder / name).mkdir(parents=True)
-        (folder / name / "manifest.json").write_text('{"hash": "x", "outputs": {}}')
-    (folder / "config.yaml").write_text("{}")
-    (folder / "secret.png").write_bytes(encode_png(PIL.Image.new("RGB", (8, 8))) + SECRET.encode())
-    store = ImageStore(folder / "images")
-    store.add((folder / "secret.png").read_bytes())
-    pictures = [store.add(encode_png(PIL.Image.new("RGB", (8, 8), (at, 0, 0)))) for at in range(20)]
-    problems = [Problem(id=f"{at:032x}", question=f"Which? {at}", images=(pictures[at],), answers=("red",)) for at in range(20)]
-    steps = (Step(summary="Look", reasoning="<b>red</b>"),)
-    chains = [
-        Chain(id=f"{at:016x}{n:016x}", problem_id=f"{at:032x}", model="m", mode="single", index=n, steps=steps, answer="red")
-        for at in range(20)
-        for n in range(3)
-    ]
-    write_records(folder / "problems" / "train.jsonl", problems)
-    write_records(folder / "generate" / "chains.jsonl", chains)
-    write_records(
-        folder / "assess" / "verdicts.jsonl", [Verdict(chain_id=one.id, problem_id=one.problem_id, correct=one.index != 1, by="rule") for one in chains]
-    )
-    write_records(
-        folder / "assess" / "scores.jsonl", [Score(chain_id=one.id, problem_id=one.problem_id, value=50 + one.index) for one in chains if one.index != 1]
-    )
-    (folder / "dpo1" / "log.jsonl").write_text('{"step": 1, "loss": 0.7, "margin": 0.1, "host": "inside"}\n{"step": 2}\n')
-    return folder
+    return make_run(tmp_path_factory.mktemp("runs") / "mine")
 
 
 @pytest.fixture(scope="module")

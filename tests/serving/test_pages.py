@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,8 @@ import pytest
 
 from benchmarks.agents_stub import CHAIN, Agents
 from benchmarks.served import command
+from insightv import corrections
+from tests.serving.conftest import make_run
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: make pages")
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome") or ""
@@ -96,6 +100,121 @@ def test_the_page_asks_for_the_key_as_browsers_do(browser: Any, served: Callable
     chat(page := context.new_page(), server.url, "Which colour?", png)
     sync_api.expect(page.locator(".answer").first).to_have_text("red")
     context.close()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """The viewer of a small run as a user starts it: its address and the run."""
+    run = make_run(tmp_path_factory.mktemp("runs") / "mine")
+    with command("view", run) as (url, _):
+        yield url, run
+
+
+def chosen_row(page: Any) -> Any:
+    return page.locator(".result.chosen")
+
+
+def test_back_leads_back(page: Any, data: tuple[str, Path]) -> None:
+    """Rows are no places in the history, filters are."""
+    page.goto("about:blank")
+    page.goto(f"{data[0]}/data")
+    sync_api.expect(chosen_row(page)).to_have_count(1)
+    for _ in range(3):
+        page.keyboard.press("j")
+    page.locator("select[name=verdict]").select_option("wrong")
+    sync_api.expect(page.locator(".result .verdict.right")).to_have_count(0)
+    sync_api.expect(chosen_row(page)).to_have_count(1)
+    page.go_back()
+    sync_api.expect(page.locator(".result .verdict.right").first).to_be_visible()
+    page.go_back()
+    sync_api.expect(page).to_have_url("about:blank")
+
+
+def test_the_keys_go_through_all_rows_and_load_more(page: Any, data: tuple[str, Path]) -> None:
+    page.goto(f"{data[0]}/data")
+    sync_api.expect(chosen_row(page)).to_have_count(1)
+    for _ in range(59):
+        page.keyboard.press("j")
+    sync_api.expect(page.locator(".result")).to_have_count(60)
+    sync_api.expect(page.locator(".result").last).to_have_class("result chosen")
+    page.get_by_role("button", name="Pairs").click()
+    for at in (0, 1):
+        sync_api.expect(page.locator(".result").nth(at)).to_have_class("result pair chosen")
+        page.keyboard.press("j")
+    page.keyboard.press("/")
+    page.get_by_role("button", name="Plots").click()
+    sync_api.expect(page.locator("figure svg").first).to_be_visible()
+
+
+def test_what_is_said_by_hand_quickly_is_all_kept_and_shown(page: Any, data: tuple[str, Path]) -> None:
+    url, run = data
+    page.route("**/data/corrections", lambda route: (time.sleep(0.2), route.continue_())[1])
+    page.goto(f"{url}/data?chain={7:016x}{0:016x}&problem={7:032x}")
+    by_hand = page.locator("article.chosen .hand")
+    sync_api.expect(by_hand.get_by_text("Right")).to_be_visible()
+    for key in ("w", "f"):
+        page.keyboard.press(key)
+    for name in ("Wrong", "Flag"):
+        sync_api.expect(by_hand.get_by_text(name)).to_have_attribute("aria-pressed", "true")
+    by_hand.get_by_label("Note").fill("it is blue")
+    by_hand.get_by_label("Note").press("Tab")
+    sync_api.expect(chosen_row(page).locator(".by-hand")).to_have_attribute("title", "by hand; before: right; flagged by hand; it is blue")
+    sync_api.expect(chosen_row(page).locator(".verdict.wrong")).to_have_text("✗⚑")
+    [said] = corrections.read(run).values()
+    assert (said.correct, said.flagged, said.note) == (False, True, "it is blue")
+    page.locator("select[name=hand]").select_option("any")
+    sync_api.expect(page.locator(".result")).to_have_count(1)
+
+
+def test_a_server_that_is_gone_is_told_once(browser: Any, data: tuple[str, Path]) -> None:
+    page = browser.new_page()
+    page.goto(f"{data[0]}/data")
+    sync_api.expect(chosen_row(page)).to_have_count(1)
+    page.route("**/data/*", lambda route: route.abort())
+    page.route("**/data/problems/*", lambda route: route.abort())
+    for key in ("j", "j", "r"):
+        page.keyboard.press(key)
+    sync_api.expect(page.get_by_role("alert")).to_have_text("The server does not answer.")
+    sync_api.expect(page.locator("#detail article")).to_have_count(0)
+    page.unroute("**/data/*")
+    page.unroute("**/data/problems/*")
+    page.keyboard.press("k")
+    sync_api.expect(page.locator("#detail article").first).to_be_visible()
+    sync_api.expect(page.get_by_role("alert")).to_be_hidden()
+    page.close()
+
+
+def test_who_types_in_the_form_is_not_interrupted(page: Any, data: tuple[str, Path]) -> None:
+    page.goto(f"{data[0]}/data")
+    sync_api.expect(chosen_row(page)).to_have_count(1)
+    page.locator("input[name=low]").focus()
+    page.keyboard.type("51")
+    page.keyboard.press("Tab")
+    page.keyboard.type("60")
+    page.keyboard.press("Tab")
+    sync_api.expect(page).to_have_url(re.compile("low=51&high=60"))
+    sync_api.expect(page.locator("#list .note").first).to_have_text("20 chains")
+    page.locator("input[name=words]").fill("red")
+    page.locator("input[name=words]").press("Enter")
+    sync_api.expect(page.locator("#detail mark").first).to_have_text("red")
+
+
+def test_in_a_narrow_window_the_page_stays_where_it_is(page: Any, data: tuple[str, Path]) -> None:
+    page.set_viewport_size({"width": 420, "height": 800})
+    page.goto(f"{data[0]}/data?chain={15:016x}{0:016x}&problem={15:032x}")
+    sync_api.expect(chosen_row(page)).to_have_count(1)
+    sync_api.expect(page.locator("article.chosen")).to_have_count(1)
+    page.keyboard.press("j")
+    sync_api.expect(page.locator("article.chosen")).to_have_count(1)
+    assert page.evaluate("window.scrollY") == 0 and chosen_row(page).bounding_box()["y"] < 800
+
+
+def test_a_link_to_a_chain_far_down_shows_it(page: Any, data: tuple[str, Path]) -> None:
+    page.goto(f"{data[0]}/data?chain={19:016x}{1:016x}&problem={19:032x}&stage=nonsense&tab=nonsense")
+    sync_api.expect(chosen_row(page)).to_have_attribute("data-chain", f"{19:016x}{1:016x}")
+    sync_api.expect(page.locator(".result")).to_have_count(2)
+    page.get_by_role("button", name="From the first").click()
+    sync_api.expect(page.locator(".result")).to_have_count(50)
 
 
 @pytest.mark.skipif("PAGES_RUN" not in os.environ, reason="PAGES_RUN names no run")
