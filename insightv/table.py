@@ -6,8 +6,9 @@ from math import isnan
 from rich.console import Console
 from rich.table import Table
 
-from insightv.evaluation.compare import Comparison, Rate
+from insightv.evaluation.compare import Comparison
 from insightv.evaluation.figures import SplitTable
+from insightv.evaluation.statistics import Rate
 
 
 def show(tables: Sequence[SplitTable]) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import kendalltau, rankdata, spearmanr
 
-from insightv.evaluation.compare import Rate
+from insightv.evaluation.statistics import Rate
 from insightv.records import Score
 
 RESAMPLES = 1000

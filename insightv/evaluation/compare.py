@@ -1,28 +1,11 @@
-"""How sure are we? Intervals, paired tests and the matrix of chain against answer, for scored solutions of the same problems."""
+"""Two systems on the same problems, and the matrix of chain against answer."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import sqrt
 
-import numpy as np
-from numpy.typing import NDArray
-from scipy.stats import binomtest, norm
-
+from insightv.evaluation.statistics import Rate, detectable, holm, macro, mcnemar_exact, wilson
 from insightv.records import Solution
-
-RESAMPLES = 10_000
-"""Bootstrap resamples behind every interval of a macro average."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rate:
-    """A share of `n` items with its 95% interval; all three are NaN when there are no items."""
-
-    value: float
-    low: float
-    high: float
-    n: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,66 +47,6 @@ class Agreement:
     """P(answer right | chain wrong)."""
     mislead_rate: Rate
     """P(answer wrong | chain right)."""
-
-
-def wilson(successes: int, n: int, confidence: float = 0.95) -> Rate:
-    """Share of successes with Wilson's score interval."""
-    if n == 0:
-        return Rate(float("nan"), float("nan"), float("nan"), 0)
-    z = float(norm.ppf(0.5 + confidence / 2))
-    share = successes / n
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    low = 0.0 if successes == 0 else centre - half
-    high = 1.0 if successes == n else centre + half
-    return Rate(share, low, high, n)
-
-
-def mcnemar_exact(helped: int, hurt: int) -> float:
-    """Two-sided exact p of the discordant pairs under equal chances; 1 when there are none."""
-    return float(binomtest(helped, helped + hurt).pvalue) if helped + hurt else 1.0
-
-
-def holm(pvalues: Sequence[float]) -> list[float]:
-    """Holm's step-down adjusted p-values, in the given order."""
-    adjusted = [0.0] * len(pvalues)
-    largest = 0.0
-    for rank, index in enumerate(sorted(range(len(pvalues)), key=lambda i: pvalues[i])):
-        largest = max(largest, min(1.0, (len(pvalues) - rank) * pvalues[index]))
-        adjusted[index] = largest
-    return adjusted
-
-
-def macro(scores: Mapping[str, Sequence[float]], *, seed: int = 0, resamples: int = RESAMPLES, confidence: float = 0.95) -> Rate:
-    """Mean over families of the families' means, with a percentile bootstrap stratified by family.
-
-    `scores` maps a family to one number per item: 0 or 1 for accuracy, after - before for a paired difference. Families without items do not count.
-    """
-    families = {name: np.asarray(values, dtype=float) for name, values in sorted(scores.items()) if len(values)}
-    if not families:
-        return Rate(float("nan"), float("nan"), float("nan"), 0)
-    generator = np.random.default_rng(seed)
-    means = np.mean([_resampled_means(values, generator, resamples) for values in families.values()], axis=0)
-    low, high = np.quantile(means, [0.5 - confidence / 2, 0.5 + confidence / 2])
-    value = float(np.mean([values.mean() for values in families.values()]))
-    return Rate(value, float(low), float(high), sum(len(values) for values in families.values()))
-
-
-def _resampled_means(values: NDArray[np.float64], generator: np.random.Generator, resamples: int) -> NDArray[np.float64]:
-    # Drawing how often each distinct value occurs is the same distribution as drawing items, without a resamples x items array.
-    distinct, counts = np.unique(values, return_counts=True)
-    drawn = generator.multinomial(len(values), counts / len(values), size=resamples)
-    return np.asarray(drawn @ distinct / len(values), dtype=np.float64)
-
-
-def detectable(n: int, discordance: float, *, power: float = 0.8, alpha: float = 0.05) -> float:
-    """Smallest difference of two accuracies that McNemar's test finds with this power, by the normal approximation.
-
-    `discordance` is the share of items on which the two systems differ.
-    """
-    if n == 0:
-        return float("nan")
-    return float((norm.ppf(1 - alpha / 2) + norm.ppf(power)) * sqrt(discordance / n))
 
 
 def compare(before: Sequence[Solution], after: Sequence[Solution], families: Mapping[str, str], *, seed: int = 0, scope: str = "") -> Comparison:

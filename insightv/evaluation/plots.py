@@ -13,7 +13,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from insightv.evaluation.compare import Rate
+from insightv.evaluation.statistics import Rate
 
 # Stand-ins for the page's colours: matplotlib wants real ones, the SVG gets CSS variables.
 INK, MUTED, RULE = "#010101", "#020202", "#030303"

@@ -14,9 +14,10 @@ from markupsafe import Markup
 
 from insightv.evaluation import plots
 from insightv.evaluation.collect import collect
-from insightv.evaluation.compare import Rate, conclusion
+from insightv.evaluation.compare import conclusion
 from insightv.evaluation.examples import Example
 from insightv.evaluation.figures import ChainSet, ReportData, SplitTable, TrainingLog
+from insightv.evaluation.statistics import Rate
 from insightv.files import replacing
 
 __all__ = ["ReportData", "collect", "render"]

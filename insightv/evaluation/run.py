@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from insightv.answers import correct, settle
-from insightv.evaluation.compare import Rate, macro, wilson
+from insightv.evaluation.statistics import Rate, macro, wilson
 from insightv.files import explained
 from insightv.records import Problem, Solution
 from insightv.scale.local import map_records

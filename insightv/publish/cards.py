@@ -25,8 +25,9 @@ from markupsafe import Markup
 
 from insightv import __version__, prompts
 from insightv.config import Config
-from insightv.evaluation.compare import Rate, sentence
+from insightv.evaluation.compare import sentence
 from insightv.evaluation.figures import SplitTable
+from insightv.evaluation.statistics import Rate
 from insightv.publish.gather import Item, Made, rows_of, simulated
 from insightv.publish.redact import ROLES, Redact, clean
 

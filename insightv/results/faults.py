@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from insightv.answers import settle
-from insightv.evaluation.compare import Rate, macro, wilson
+from insightv.evaluation.statistics import Rate, macro, wilson
 from insightv.records import Problem, Solution
 from insightv.results.seeds import RIGHT, Seed, families_of, scored, together
 from insightv.world.truth import error_type

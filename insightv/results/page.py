@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from math import isnan
 
-from insightv.evaluation.compare import Comparison, Rate
+from insightv.evaluation.compare import Comparison
+from insightv.evaluation.statistics import Rate
 from insightv.loop import ROWS
 from insightv.results.faults import FAULTS, Outcome, headroom, outcomes, taxonomy
 from insightv.results.seeds import RIGHT, Contrast, Line, Seed, contrasts, lines

@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from insightv.evaluation.compare import Agreement, Comparison, Rate, agreement, compare, correct_together, detectable, macro
+from insightv.evaluation.compare import Agreement, Comparison, agreement, compare, correct_together
 from insightv.evaluation.run import Accuracy, accuracy, family
+from insightv.evaluation.statistics import Rate, detectable, macro
 from insightv.records import Problem, Solution
 
 RIGHT = "none"

@@ -16,9 +16,9 @@ from PIL import Image
 
 from insightv.config import UserError
 from insightv.evaluation import plots
-from insightv.evaluation.compare import wilson
 from insightv.evaluation.report import ReportData, collect, render
 from insightv.evaluation.run import evaluate
+from insightv.evaluation.statistics import wilson
 from insightv.records import Chain, Problem, Score, Solution, Step, Verdict
 from insightv.store import Run, write_records
 

@@ -9,7 +9,7 @@ import pytest
 from insightv.config import Config, UserError
 from insightv.config_file import load_config, save_config
 from insightv.datasets.sources import write_problems
-from insightv.evaluation.compare import Rate
+from insightv.evaluation.statistics import Rate
 from insightv.loop import plan
 from insightv.results.page import page, sentence
 from insightv.results.seeds import Seed, contrasts

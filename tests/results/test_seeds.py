@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from insightv.evaluation.compare import macro
+from insightv.evaluation.statistics import macro
 from insightv.results.seeds import Seed, contrasts, lines, together
 
 
