@@ -24,7 +24,7 @@ def run_slow(folder: Path, *, steps: int = 40, seconds: float = 0.05) -> None:
             context.report({"step": step, "of": steps, "loss": 0.5})
         return {}
 
-    def plan(config: Config) -> Plan:
+    def plan(config: Config, _: int) -> Plan:
         steps = Plan(config)
         steps.add("slow", (), slow, [])
         return steps
