@@ -215,6 +215,73 @@ def test_a_link_to_a_chain_far_down_shows_it(page: Any, data: tuple[str, Path]) 
     sync_api.expect(page.locator(".result")).to_have_count(2)
     page.get_by_role("button", name="From the first").click()
     sync_api.expect(page.locator(".result")).to_have_count(50)
+    sync_api.expect(page).to_have_url(re.compile(f"chain={19:016x}{1:016x}"))
+    sync_api.expect(page.locator("article.chosen")).to_have_count(1)
+
+
+def test_a_link_to_a_chain_that_the_filters_leave_out_lists_all_that_they_do_not(page: Any, data: tuple[str, Path]) -> None:
+    page.goto(f"{data[0]}/data?verdict=right&chain={15:016x}{1:016x}&problem={15:032x}")
+    sync_api.expect(page.locator("article.chosen")).to_have_count(1)
+    sync_api.expect(page.locator(".result")).to_have_count(40)
+    sync_api.expect(page.get_by_role("button", name="From the first")).to_have_count(0)
+
+
+def test_a_verdict_comes_to_the_chosen_chain_and_not_to_the_one_still_shown(page: Any, data: tuple[str, Path]) -> None:
+    page.goto(f"{data[0]}/data")
+    sync_api.expect(page.locator("article.chosen")).to_have_count(1)
+    held: list[Any] = []
+    page.route("**/data/problems/*", lambda route: held.append(route))
+    with page.expect_request("**/data/problems/*"):
+        page.keyboard.press("j")
+    page.keyboard.press("r")
+    held.pop().continue_()
+    sync_api.expect(chosen_row(page).locator(".by-hand")).to_have_count(1)
+    sync_api.expect(page.locator(".result").first.locator(".by-hand")).to_have_count(0)
+    page.keyboard.press("r")
+    sync_api.expect(chosen_row(page).locator(".by-hand")).to_have_count(0)
+
+
+def test_a_late_answer_is_not_shown_over_the_plots(page: Any, data: tuple[str, Path]) -> None:
+    page.goto(f"{data[0]}/data")
+    sync_api.expect(page.locator("article.chosen")).to_have_count(1)
+    held: list[Any] = []
+    page.route("**/data/problems/*", lambda route: held.append(route))
+    with page.expect_request("**/data/problems/*"):
+        page.keyboard.press("j")
+    page.get_by_role("button", name="Plots").click()
+    sync_api.expect(page.locator("figure svg").first).to_be_visible()
+    with page.expect_response("**/data/problems/*") as answered:
+        held.pop().continue_()
+    answered.value.finished()
+    page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    assert page.locator("figure svg").count() > 0 and page.locator("article").count() == 0
+
+
+def test_who_chooses_a_round_by_the_keyboard_stays_there(page: Any, data: tuple[str, Path]) -> None:
+    def two_rounds(route: Any) -> None:
+        answer = route.fetch()
+        found = answer.json()
+        route.fulfill(response=answer, json=found | {"pairs": found["pairs"] | {"round2-data": 0}})
+
+    page.route("**/data/facets*", two_rounds)
+    page.goto(f"{data[0]}/data?tab=pairs")
+    sync_api.expect(page.locator("article.chosen")).to_have_count(1)
+    page.locator("select", has_text="round2-data").focus()
+    page.keyboard.press("ArrowDown")
+    sync_api.expect(page.locator("#list .note")).to_contain_text("0 pairs")
+    sync_api.expect(page.locator("select", has_text="round2-data")).to_be_focused()
+
+
+def test_a_server_that_does_not_begin_is_told_whatever_is_pressed(browser: Any, data: tuple[str, Path]) -> None:
+    page = browser.new_page()
+    page.route("**/data/facets*", lambda route: route.fulfill(status=502, body="<html>", content_type="text/html"))
+    page.goto(f"{data[0]}/data")
+    alert = page.get_by_role("alert")
+    sync_api.expect(alert).to_contain_text("answered 502")
+    page.get_by_role("button", name="Pairs").click()
+    page.keyboard.press("/")
+    sync_api.expect(alert).to_contain_text("answered 502")
+    page.close()
 
 
 @pytest.mark.skipif("PAGES_RUN" not in os.environ, reason="PAGES_RUN names no run")

@@ -1,8 +1,8 @@
 // The viewer: filters, a list of chains or pairs, and all that belongs to the problem that is chosen. Its whole state is the link.
 
-import { showProblem, sign } from "/pages/detail.js";
+import { press, showDetail, showProblem, sign } from "/pages/detail.js";
 import { button, find, get, given, guarded, make, reveal } from "/pages/dom.js";
-import { fill, makeFilters, selection, showFilters } from "/pages/filters.js";
+import { makeFilters, selection, showFilters } from "/pages/filters.js";
 import { bars, lines } from "/pages/plots.js";
 
 const TABS = ["chains", "pairs", "plots"];
@@ -12,29 +12,32 @@ let state = {};
 let listed = ""; // what the list was made for
 let page = 0; // counts lists, so that a late answer to an old question is not shown
 let more = null; // loads the rows that follow
+let details = null; // settles when those of the chosen row are shown
 
-function read() {
-  const said = Object.fromEntries(new URLSearchParams(location.search));
+function set(said) {
   const known = (name, choices) => (choices.includes(said[name]) ? said[name] : (choices[0] ?? ""));
   state = { ...said, tab: known("tab", TABS), stage: known("stage", Object.keys(facets.stages)), pairs: known("pairs", Object.keys(facets.pairs)) };
 }
 
-const link = (next) => `/data?${new URLSearchParams(given(next))}`;
+const read = () => set(Object.fromEntries(new URLSearchParams(location.search)));
+const link = () => `/data?${new URLSearchParams(given(state))}`;
 
 // Filters and tabs are places to come back to.
 const go = guarded(async (changes) => {
-  history.pushState(null, "", link({ ...state, ...changes, ...Object.fromEntries(CHOICE.map((name) => [name, ""])) }));
-  read();
+  set({ ...state, ...changes, ...Object.fromEntries(CHOICE.map((name) => [name, ""])) });
+  history.pushState(null, "", link());
   await show();
 });
 
 // A chosen row is not: who has looked through a hundred goes back to where they came from.
 function choose(row) {
-  history.replaceState(null, "", link({ ...state, problem: row.dataset.problem, chain: row.dataset.chain, rejected: row.dataset.rejected }));
-  read();
+  set({ ...state, problem: row.dataset.problem, chain: row.dataset.chain, rejected: row.dataset.rejected });
+  history.replaceState(null, "", link());
   mark();
-  return showProblem(state, corrected);
+  return showChosen();
 }
+
+const showChosen = () => (details = showProblem(state, corrected));
 
 const rows = () => [...find("list").querySelectorAll(".result")];
 const isChosen = (row) => row.dataset.problem === state.problem && row.dataset.chain === state.chain && (row.dataset.rejected ?? "") === (state.rejected ?? "");
@@ -49,17 +52,21 @@ function corrected(chain, hand) {
 
 // Lists
 
-async function listChains(turn, begin = {}) {
-  const found = await get("chains", { ...selection(state), ...begin });
+async function listChains(turn, chain) {
+  const asked = selection(state), first = await get("chains", asked);
+  const known = !chain || first.rows.some((row) => row.id === chain);
+  const other = known ? first : await get("chains", { ...asked, at: chain });
   if (turn !== page) return;
-  const missing = state.chain && !found.rows.some((row) => row.id === state.chain);
-  if (missing && !begin.at && !begin.after) return listChains(turn, { at: state.chain });
-  if (!begin.after) {
-    const back = begin.at && button("From the first", () => ((listed = ""), go({})));
-    find("list").replaceChildren(make("p", "note", `${found.total.toLocaleString()} chains`), ...(back ? [back] : []));
-  }
-  append(found.rows.map(chainRow), found.next && (() => listChains(turn, { after: found.next.map((value) => value ?? "").join(",") })));
+  // A chain that the selection has not is no place to begin at.
+  const at = !known && other.rows[0]?.id === chain, found = at ? other : first;
+  find("list").replaceChildren(make("p", "note", `${found.total.toLocaleString()} chains`), ...(at ? [button("From the first", () => ((listed = ""), show("")))] : []));
+  appendChains(turn, found);
 }
+
+const appendChains = (turn, found) => append(found.rows.map(chainRow), found.next && (async () => {
+  const following = await get("chains", { ...selection(state), after: found.next.map((value) => value ?? "").join(",") });
+  if (turn === page) appendChains(turn, following);
+}));
 
 function chainRow(row) {
   const title = row.titles.join(" · ") || "no steps";
@@ -73,11 +80,8 @@ async function listPairs(turn, after = "") {
   const found = await get("pairs", { stage: state.pairs, after });
   if (turn !== page) return;
   if (!after) {
-    const box = Object.assign(make("select"), { onchange: () => go({ pairs: box.value }) });
-    fill(box, Object.entries(facets.pairs).map(([name, count]) => [name, `${name} (${count})`]));
-    box.value = state.pairs;
     const told = "The margin is the chosen chain's score minus the rejected one's, where both are right. Steps that the other has not are marked.";
-    find("list").replaceChildren(make("label", "", "Round", box), make("p", "note", `${found.total.toLocaleString()} pairs. ${told}`));
+    find("list").replaceChildren(make("p", "note", `${found.total.toLocaleString()} pairs. ${told}`));
   }
   append(found.rows.map(pairRow), found.next && (() => listPairs(turn, found.next)));
 }
@@ -98,7 +102,7 @@ function append(found, following) {
     const again = more;
     more = null; // whoever is quick loads nothing twice
     await following().catch((error) => {
-      more = again;
+      more ??= again;
       throw error;
     });
   });
@@ -115,7 +119,7 @@ async function listPlots(turn) {
   const rounds = Object.entries(found.rounds).flatMap(([name, steps]) => ["margin", "accuracy", "kl"].map((figure) => lines(`${name}: ${figure}`, steps.map((step) => [step.step, step[figure]]))));
   const margins = found.margins.length ? bars("Margins of the pairs in points", found.margins.map(([from, count]) => [from, [count, 0]])) : null;
   find("list").replaceChildren(make("p", "note", state.stage ? `${state.stage}: dark is right, light is wrong or open` : "This run has no chains yet."));
-  find("detail").replaceChildren(
+  showDetail(
     make("div", "plots", bars("Scores", both(found.scores)), bars("Words of a chain", both(found.words)), margins, rounds),
     make("div", "plots", make("div", "", make("h2", "", "Defects"), table(stage.defect ?? {})), reasons),
   );
@@ -125,7 +129,8 @@ const table = (counts) => make("table", "", Object.entries(counts).map(([name, c
 
 // All of it
 
-async function show() {
+// The list begins at the first, or at a chain that it would not have so early.
+async function show(chain = state.chain) {
   for (const tab of find("tabs").children) tab.setAttribute("aria-pressed", tab.dataset.tab === state.tab);
   showFilters(state, facets);
   const wanted = JSON.stringify([state.tab, state.tab === "pairs" ? state.pairs : selection(state)]);
@@ -134,10 +139,11 @@ async function show() {
     listed = wanted;
     more = null;
     find("list").replaceChildren();
-    find("detail").replaceChildren();
+    showDetail();
     try {
-      await { chains: listChains, pairs: listPairs, plots: listPlots }[state.tab](turn);
+      await { chains: () => listChains(turn, chain), pairs: () => listPairs(turn), plots: () => listPlots(turn) }[state.tab]();
     } catch (error) {
+      if (turn !== page) return;
       listed = "";
       throw error;
     }
@@ -147,10 +153,10 @@ async function show() {
   mark();
   const [first] = rows();
   if (!state.problem && first) await choose(first);
-  else await showProblem(state, corrected);
+  else await showChosen();
 }
 
-let steps = Promise.resolve(); // a key that is pressed while rows are loaded is not lost
+let steps = Promise.resolve(); // keys come one after the other: one that is pressed while rows or details are loaded is not lost
 
 async function step(by) {
   const at = rows().findIndex(isChosen);
@@ -162,25 +168,37 @@ async function step(by) {
   guarded(choose)(row);
 }
 
-const stepping = (by) => () => (steps = steps.then(guarded(() => step(by))));
+// What is shown may still be the chain before the chosen one, and no verdict may come to that.
+async function say(name) {
+  const { chain } = state;
+  await details;
+  press(chain, name);
+}
 
-const press = (name) => [...(find("detail").querySelectorAll("article.chosen .hand button") ?? [])].find((one) => one.textContent === name)?.click();
-const KEYS = { j: stepping(1), k: stepping(-1), n: () => more?.(), "/": () => find("words").focus(), r: () => press("Right"), w: () => press("Wrong"), f: () => press("Flag") };
+const queued = (work) => () => (steps = steps.then(guarded(work)));
+const KEYS = { j: queued(() => step(1)), k: queued(() => step(-1)), n: () => more?.(), "/": () => find("words").focus() };
+const SAID = { r: queued(() => say("Right")), w: queued(() => say("Wrong")), f: queued(() => say("Flag")) };
 
-document.onkeydown = (event) => {
+function pressed(event) {
   if (event.target.matches("input, select, textarea") || event.ctrlKey || event.metaKey || event.altKey) {
     if (event.key === "Escape") event.target.blur();
     return;
   }
-  if (!KEYS[event.key]) return;
+  const key = KEYS[event.key] ?? (event.repeat ? null : SAID[event.key]); // a key held down says nothing twice
+  if (!key) return;
   event.preventDefault();
-  guarded(KEYS[event.key])();
-};
-window.onpopstate = guarded(async () => {
-  read();
-  await show();
-});
-for (const tab of find("tabs").children) tab.onclick = () => go({ tab: tab.dataset.tab });
+  guarded(key)();
+}
+
+// Nothing answers before there is something to choose from.
+function listen() {
+  document.onkeydown = pressed;
+  window.onpopstate = guarded(async () => {
+    read();
+    await show();
+  });
+  for (const tab of find("tabs").children) tab.onclick = () => go({ tab: tab.dataset.tab });
+}
 
 await guarded(async () => {
   facets = await get("facets");
@@ -188,6 +206,7 @@ await guarded(async () => {
   find("run").textContent = facets.run;
   find("refreshing").hidden = !facets.refreshing;
   makeFilters(go);
+  listen();
   read();
   await show();
 })();

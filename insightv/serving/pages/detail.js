@@ -4,7 +4,8 @@ import { differing } from "/pages/diff.js";
 import { button, find, get, guarded, make, post, reveal } from "/pages/dom.js";
 
 const SIGNS = { right: "✓", wrong: "✗", open: "?", "": "·" };
-let shown = ""; // the problem whose details stand there
+let turn = 0; // counts what is shown, so that a late answer to an old question is not
+let saving = Promise.resolve(); // corrections go one after the other, so that each knows what those before it came to
 
 // The verdict that counts: somebody's by hand before the judge's.
 export function sign(verdict, hand) {
@@ -15,24 +16,37 @@ export function sign(verdict, hand) {
   return element;
 }
 
+export function showDetail(...parts) {
+  turn++;
+  find("detail").replaceChildren(...parts);
+}
+
 // `told` hears of each correction.
 export async function showProblem(state, told) {
-  const pane = find("detail");
-  if (!state.problem) return void pane.replaceChildren();
-  const name = (shown = state.problem);
-  const found = await get(`problems/${encodeURIComponent(name)}`).catch((error) => {
-    if (shown === name) pane.replaceChildren();
+  if (!state.problem) return showDetail();
+  const mine = ++turn;
+  const found = await saving.then(() => get(`problems/${encodeURIComponent(state.problem)}`)).catch((error) => {
+    if (mine !== turn) return null;
+    showDetail();
     throw error;
   });
-  if (shown !== name) return;
+  if (mine !== turn) return;
   const marked = marker(state.words);
   const rows = new Map(found.chains.map((row) => [row.id, row]));
   const [one, other] = [rows.get(state.chain), rows.get(state.rejected)];
   const article = (row, differs = []) => showChain(row, found, { chosen: row.id === state.chain, differs, marked, told });
   const same = found.chains.filter((row) => row.stage === (one?.stage ?? state.stage));
-  pane.replaceChildren(...showQuestion(found, marked), state.tab === "pairs" && one && other ? showPair(one, other, article) : make("div", "chains", same.map((row) => article(row))));
-  const chosen = pane.querySelector(".chosen");
+  showDetail(...showQuestion(found, marked), state.tab === "pairs" && one && other ? showPair(one, other, article) : make("div", "chains", same.map((row) => article(row))));
+  const pane = find("detail"), chosen = pane.querySelector(".chosen");
+  if (pane.dataset.problem !== state.problem) pane.scrollTop = 0; // a new problem is seen from its picture on
+  pane.dataset.problem = state.problem;
   if (chosen) reveal(pane, chosen);
+}
+
+// Press a button of a chain by its name, if the chain's details are those that are shown.
+export function press(chain, name) {
+  const article = [...find("detail").querySelectorAll("article.chosen")].find((one) => one.dataset.chain === chain);
+  [...(article?.querySelectorAll(".hand button") ?? [])].find((one) => one.textContent === name)?.click();
 }
 
 function showQuestion({ problem, split, family, uses }, marked) {
@@ -58,12 +72,12 @@ function showChain(row, found, { chosen, differs, marked, told }) {
     heading.firstChild.replaceWith(sign(row.verdict, hand));
     told(row.id, hand);
   };
-  return make(
+  const article = make(
     "article",
     `chain ${chosen ? "chosen" : ""}`,
     heading,
     make("ol", "", chain.steps.map(step)),
-    make("p", "", marked(chain.conclusion), " ", make("strong", "", chain.answer ? `Answer: ${chain.answer}` : "No answer")),
+    make("p", "", marked(chain.conclusion), " ", make("strong", "", chain.answer ? "Answer: " : "No answer", marked(chain.answer))),
     note(chain.reason && `${chain.status === "failed" ? "Failed" : "Not usable"}: ${chain.reason}`, "error"),
     note(judged && `${row.verdict || "not judged"} by ${judged.by}${judged.reason ? `: ${judged.reason}` : ""}`),
     note(rated && `Scored ${rated.value ?? "not at all"}: ${rated.reason}`),
@@ -73,13 +87,14 @@ function showChain(row, found, { chosen, differs, marked, told }) {
     chain.text ? make("details", "raw", make("summary", "", "As it was written"), make("pre", "", chain.text)) : null,
     byHand(row, found.hand[row.id] ?? { correct: null, flagged: false, note: "" }, corrected),
   );
+  article.dataset.chain = row.id;
+  return article;
 }
 
 // What somebody says of a chain: the verdict it should have, or that it should enter no data set. The next `insightv build` follows it.
 function byHand(row, said, corrected) {
-  let queue = Promise.resolve(); // each press knows what those before it came to
   const say = (changes) => () =>
-    (queue = queue.then(guarded(async () => {
+    (saving = saving.then(guarded(async () => {
       said = await post("corrections", { chain_id: row.id, problem_id: row.problem, ...changes(said) });
       show();
     })));
@@ -94,7 +109,7 @@ function byHand(row, said, corrected) {
   const set = () => {
     for (const one of choices) one.setAttribute("aria-pressed", one.pressed());
     note.hidden = said.correct === null && !said.flagged;
-    note.value = said.note;
+    if (note !== document.activeElement) note.value = said.note; // nobody loses what they are typing
   };
   const show = () => {
     set();

@@ -20,8 +20,8 @@ export const button = (text, pressed, className = "") => {
 export const given = (query) => Object.entries(query).filter(([, value]) => value !== "" && value !== null && value !== undefined);
 
 async function body(response) {
-  const found = await response.json();
-  if (!response.ok) throw new Error(found.error.message);
+  const found = await response.json().catch(() => null); // what stands between may answer with a page of its own
+  if (!response.ok || !found) throw new Error(found?.error?.message ?? `The server answered ${response.status} with nothing that can be shown.`);
   find("alert").hidden = true;
   return found;
 }

@@ -24,31 +24,39 @@ export function makeFilters(go) {
   const scores = [number("low", "Score from"), number("high", "to")];
   const counted = [select("family", "Family"), select("verdict", "Verdict"), ...scores, select("defect", "Defect")];
   const others = [select("doubt", "Seen differently"), select("entered", "Entered"), select("hand", "By hand"), select("sort", "Sort")];
-  find("filters").append(add("words", "Search", search), select("stage", "Stage"), ...counted, ...others, make("p", "row", clear, link));
+  const round = select("pairs", "Round");
+  find("filters").append(add("words", "Search", search), select("stage", "Stage"), ...counted, ...others, make("p", "row", clear, link), round);
   find("filters").onsubmit = (event) => event.preventDefault();
 }
 
 export function showFilters(state, facets) {
   const stage = facets.stages[state.stage] ?? {};
-  const counts = (found) => [["", "any"], ...Object.entries(found ?? {}).map(([name, count]) => [name || "none", `${name || "not judged"} (${count.toLocaleString()})`])];
+  // What a link or another stage asks for is offered too, so that the form always says what is listed.
+  const counts = (name) => {
+    const found = stage[name] ?? {}, asked = state[name] === "none" ? "" : state[name];
+    const missing = state[name] && !(asked in found) ? { [asked]: 0 } : {};
+    return [["", "any"], ...Object.entries({ ...found, ...missing }).map(([value, count]) => [value || "none", `${value || "not judged"} (${count.toLocaleString()})`])];
+  };
   const options = {
     stage: Object.entries(facets.stages).map(([name, { chains }]) => [name, `${name} (${chains.toLocaleString()})`]),
-    family: counts(stage.family).filter(([name]) => name !== "none"),
-    verdict: counts(stage.verdict),
-    defect: counts(stage.defect),
+    family: counts("family").filter(([name]) => name !== "none"),
+    verdict: counts("verdict"),
+    defect: counts("defect"),
     doubt: DOUBTS,
     entered: [["", "anything"], ...Object.entries(facets.sets).map(([name, reasons]) => [name, `${name} (${(reasons.entered ?? 0).toLocaleString()})`])],
     hand: [["", "all"], ["any", "corrected by hand"]],
     sort: SORTS,
+    pairs: Object.entries(facets.pairs).map(([name, count]) => [name, `${name} (${count.toLocaleString()})`]),
   };
   for (const [name, choices] of Object.entries(options)) fill(fields[name], choices);
-  for (const name of FILTERS) if (fields[name].value !== (state[name] ?? "")) fields[name].value = state[name] ?? "";
-  for (const label of find("filters").children) label.hidden = state.tab === "pairs" || (state.tab === "plots" && !label.contains(fields.stage));
+  for (const [name, field] of Object.entries(fields)) if (field.value !== (state[name] ?? "")) field.value = state[name] ?? "";
+  const only = { pairs: fields.pairs, plots: fields.stage }[state.tab];
+  for (const part of find("filters").children) part.hidden = only ? !part.contains(only) : part.contains(fields.pairs);
   link.href = `/data/export?${new URLSearchParams(given(selection(state)))}`;
 }
 
 // Options are replaced only when they are others: an open list stays open.
-export function fill(box, choices) {
+function fill(box, choices) {
   const told = JSON.stringify(choices);
   if (box.dataset.told === told) return;
   box.dataset.told = told;
