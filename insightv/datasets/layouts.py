@@ -74,7 +74,7 @@ def texts(row: Fields) -> Iterator[Fields]:
 
 def plain(row: Fields) -> Iterator[Fields]:
     """A row with our own names; lists may be written as text, as in the cells of a table."""
-    fields = {name: _unfolded(value) if name in _LISTS else value for name, value in row.items()}
+    fields = {name: unfolded(value) if name in _LISTS else value for name, value in row.items()}
     yield {name: fields[name] for name in _PLAIN if name in fields} | {"meta": _meta(fields)}
 
 
@@ -92,11 +92,11 @@ def evalkit(row: Fields) -> Iterator[Fields]:
     options = [str(value) for place in range(MOST_OPTIONS) if (value := row.get(letter(place))) not in (None, "")]
     if options and len(options) != next(place for place in range(MOST_OPTIONS + 1) if place == MOST_OPTIONS or row.get(letter(place)) in (None, "")):
         raise RowError("bad_options", "the columns A, B, .. have a gap")
-    images = _unfolded(row.get("image") or row.get("image_path"))
+    images = unfolded(row.get("image") or row.get("image_path"))
     images = images if isinstance(images, list) else [images] if images is not None else []
     if not any(_PLACED.search(option) for option in options):
         question, images = _placed(question, images)
-    answers = _unfolded(row.get("answer"))
+    answers = unfolded(row.get("answer"))
     if not isinstance(answers, list) or not all(isinstance(answer, str) for answer in answers):
         answers = row.get("answer")
     yield {"question": question, "answers": answers, "options": options, "images": images, "meta": _meta(row)}
@@ -181,7 +181,7 @@ def _facts(row: Fields, names: Mapping[str, str]) -> Fields:
     return found
 
 
-def _unfolded(value: Any) -> Any:
+def unfolded(value: Any) -> Any:
     """A list or object that was written as text, in JSON or as Python writes a list of texts; any other value as it is."""
     text = value.strip() if isinstance(value, str) else ""
     if text[:1] + text[-1:] not in ("[]", "{}"):
