@@ -1,0 +1,1 @@
+"""Rules by which benchmarks score a reply, our own implementation of each, under named profiles."""
