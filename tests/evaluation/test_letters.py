@@ -21,7 +21,7 @@ def by_letter(options: list[str]) -> dict[str, str]:
 def test_harnesses_verdicts_are_met(row: dict[str, Any]) -> None:
     reply, options = row["reply"], row["options"]
     assert (lmms_letter(reply, len(options)) or "") == row["lmms"]
-    assert mmmu_letter(reply, options) == row["mmmu"]
+    assert mmmu_letter(reply, options, loose=True) == row["mmmu"]
     assert vlmeval_letter(reply, by_letter(options)) == row["vlmeval"]
 
 
@@ -43,11 +43,28 @@ def test_harnesses_verdicts_are_met(row: dict[str, Any]) -> None:
 )
 def test_where_rules_disagree(reply: str, lmms: str | None, mmmu: str | None, vlmeval: str | None) -> None:
     options = ["cat", "dog", "fish", "red bird"]
-    assert (lmms_letter(reply, 4), mmmu_letter(reply, options), vlmeval_letter(reply, by_letter(options))) == (lmms, mmmu, vlmeval)
+    assert (lmms_letter(reply, 4), mmmu_letter(reply, options, loose=True), vlmeval_letter(reply, by_letter(options))) == (lmms, mmmu, vlmeval)
+
+
+@pytest.mark.parametrize(
+    ("reply", "own", "loose"),
+    [
+        ("The USB port.", None, "B"),
+        ("It is B. A dog.", None, "A"),
+        ("B. dog", None, "B"),
+        ("B", "B", "B"),
+        ("It says DNA and C here", "C", "C"),
+        ("**B**", None, None),
+    ],
+)
+def test_mmmus_own_rule_wants_a_letter_that_stands_alone(reply: str, own: str | None, loose: str | None) -> None:
+    options = ["cat", "hound", "fish", "red bird"]
+    assert (mmmu_letter(reply, options), mmmu_letter(reply, options, loose=True)) == (own, loose)
 
 
 @given(st.text(max_size=40), st.lists(st.text(min_size=1, max_size=10), min_size=2, max_size=8))
 def test_no_rule_fails_or_invents_a_letter(reply: str, options: list[str]) -> None:
     letters = {*by_letter(options), None}
     assert lmms_letter(reply, len(options)) in letters and mmmu_letter(reply, options) in letters
+    assert mmmu_letter(reply, options, loose=True) in letters
     assert vlmeval_letter(reply, by_letter(options)) in letters | {"Z"}

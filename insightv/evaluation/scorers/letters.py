@@ -17,17 +17,18 @@ _NO_CHOICE = "Z"
 _VERBOSE = re.compile(r"(?i)(?:correct\s+)?answer\s+is\s+\**([ABCD])\**")
 
 
-def mmmu_letter(reply: str, options: Sequence[str]) -> str | None:
-    """MMMU's `parse_multi_choice_response`: `(A)`, else `A `, else `A.`, else an option's words in a reply of more than five; of several the last.
+def mmmu_letter(reply: str, options: Sequence[str], *, loose: bool = False) -> str | None:
+    """MMMU's `parse_multi_choice_response`: `(A)`, else a lone `A`, else an option's words in a reply of more than five; of several the last.
 
-    MMMU draws one of the options where it finds none: here that is None.
+    With `loose`, as MMMU-Pro and lmms-eval have it, any word's last letter A before a space is one too, and `A.` is looked for behind it.
+    All of them draw one of the options where they find none: here that is None.
     """
     for sign in ",.!?;:'":
         reply = reply.strip(sign)
     reply = f" {reply} "
     letters = _letters(len(options))
-    # Where each form is looked for, and where it is then said to stand: not quite the same in MMMU's own code.
-    for form, place in (("({})", "({})"), ("{} ", " {} "), ("{}.", " {} ")):
+    # Where each form is looked for, and where it is then said to stand: not the same in the loose rule.
+    for form, place in (("({})", "({})"), *((("{} ", " {} "), ("{}.", " {} ")) if loose else ((" {} ", " {} "),))):
         if found := [letter for letter in letters if form.format(letter) in reply]:
             return _last({letter: reply.rfind(place.format(letter)) for letter in found})
     if len(reply.split()) > 5:
