@@ -50,7 +50,7 @@ def test_where_rules_disagree(reply: str, lmms: str | None, mmmu: str | None, vl
     ("reply", "own", "loose"),
     [
         ("The USB port.", None, "B"),
-        ("It is B. A dog.", None, "A"),
+        ("It is B. A dog.", "A", "A"),
         ("B. dog", None, "B"),
         ("B", "B", "B"),
         ("It says DNA and C here", "C", "C"),
