@@ -86,6 +86,6 @@ def test_no_answer_breaks_the_rules_or_differs_from_itself(text: str, kind: Answ
 )
 @pytest.mark.parametrize("kind", ["choice", "number", "yes_no", "text"])
 def test_a_long_answer_takes_no_long_time(text: str, kind: AnswerType) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     settle(text, problem(kind, "7", options=["red", "7"]))
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2
