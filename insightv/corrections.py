@@ -38,14 +38,13 @@ def amend(run: Path, chain: str, problem: str, changes: Mapping[str, Any]) -> Co
 
 def end(run: Path) -> int:
     """Where the whole lines of the run's corrections end, in bytes; what stands before it never changes."""
-    path = run / FILE
-    return path.read_bytes().rfind(b"\n") + 1 if path.is_file() else 0
+    return len(_whole_lines(run / FILE))
 
 
 def read(run: Path, until: int | None = None) -> dict[str, Correction]:
     """The correction that stands of each chain, or stood when the lines ended at `until`; those that were taken back are left out."""
     path = run / FILE
-    lines = path.read_bytes()[: end(run) if until is None else until].splitlines() if path.is_file() else []
+    lines = _whole_lines(path)[:until].splitlines()
     last = {one.chain_id: one for one in (_read_line(path, number, line) for number, line in enumerate(lines, 1))}
     return {name: one for name, one in last.items() if one.correct is not None or one.flagged}
 
@@ -53,6 +52,11 @@ def read(run: Path, until: int | None = None) -> dict[str, Correction]:
 def digest(standing: Mapping[str, Correction]) -> list[str]:
     """What a data set's content depends on besides the judgements: nothing where nobody corrected anything."""
     return [content_hash([standing[name].model_dump() for name in sorted(standing)])] if standing else []
+
+
+def _whole_lines(path: Path) -> bytes:
+    data = path.read_bytes() if path.is_file() else b""
+    return data[: data.rfind(b"\n") + 1]
 
 
 def _read_line(path: Path, number: int, line: bytes) -> Correction:

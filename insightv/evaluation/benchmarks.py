@@ -198,15 +198,10 @@ def _page(row: Row) -> Any:
 
 _MMMU_IMAGES = tuple(f"image_{number}" for number in range(1, 8))
 _TABLE_VISION = ("index", "image", "answer")
-_TABLE_MMMU = ("index", "image", "question", "answer")
 
 BENCHMARKS: dict[str, Benchmark] = {
-    "mmmu": Benchmark(
-        "lmms-lab/MMMU::validation", ("id", "question", "options", "question_type", "answer"), _mmmu, ("id", "index"), images=_MMMU_IMAGES, table=_TABLE_MMMU
-    ),
-    "mmmu-pro": Benchmark(
-        "MMMU/MMMU_Pro:standard (10 options):test", ("id", "question", "options", "answer"), _mmmu, ("id", "index"), images=_MMMU_IMAGES, table=_TABLE_MMMU
-    ),
+    "mmmu": Benchmark("lmms-lab/MMMU::validation", ("id", "question", "options", "question_type", "answer"), _mmmu, ("id", "index"), images=_MMMU_IMAGES),
+    "mmmu-pro": Benchmark("MMMU/MMMU_Pro:standard (10 options):test", ("id", "question", "options", "answer"), _mmmu, ("id", "index"), images=_MMMU_IMAGES),
     "mmmu-pro-vision": Benchmark("MMMU/MMMU_Pro:vision:test", ("id", "options", "answer"), _vision, ("id", "index"), table=_TABLE_VISION),
     "mmbench": Benchmark("lmms-lab/MMBench:en:dev", ("index", "question", "A", "B", "answer", "category"), _choice, cluster=_rotations),
     "mme": Benchmark("lmms-lab/MME::test", ("question_id", "question", "answer", "category"), _as_is, (), _page),

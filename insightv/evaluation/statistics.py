@@ -44,7 +44,7 @@ class Resampled:
 
     def detectable(self, *, power: float = 0.8, alpha: float = 0.05) -> float:
         """Smallest difference that a test with this spread finds with this power, by the normal approximation."""
-        return float((norm.ppf(1 - alpha / 2) + norm.ppf(power)) * self.draws.std())
+        return _reach(power, alpha) * float(self.draws.std())
 
 
 def wilson(successes: int, n: int, confidence: float = 0.95) -> Rate:
@@ -124,4 +124,9 @@ def detectable(n: int, discordance: float, *, power: float = 0.8, alpha: float =
     """
     if n == 0:
         return float("nan")
-    return float((norm.ppf(1 - alpha / 2) + norm.ppf(power)) * sqrt(discordance / n))
+    return _reach(power, alpha) * sqrt(discordance / n)
+
+
+def _reach(power: float, alpha: float) -> float:
+    """Standard errors between nothing and what is found with this power."""
+    return float(norm.ppf(1 - alpha / 2) + norm.ppf(power))

@@ -226,13 +226,19 @@ def test_a_link_to_a_chain_that_the_filters_leave_out_lists_all_that_they_do_not
     sync_api.expect(page.get_by_role("button", name="From the first")).to_have_count(0)
 
 
-def test_a_verdict_comes_to_the_chosen_chain_and_not_to_the_one_still_shown(page: Any, data: tuple[str, Path]) -> None:
-    page.goto(f"{data[0]}/data")
+def next_row_whose_details_wait(page: Any, url: str) -> list[Any]:
+    """Choose the second row; the held request for its details comes into this list."""
+    page.goto(f"{url}/data")
     sync_api.expect(page.locator("article.chosen")).to_have_count(1)
     held: list[Any] = []
     page.route("**/data/problems/*", lambda route: held.append(route))
     with page.expect_request("**/data/problems/*"):
         page.keyboard.press("j")
+    return held
+
+
+def test_a_verdict_comes_to_the_chosen_chain_and_not_to_the_one_still_shown(page: Any, data: tuple[str, Path]) -> None:
+    held = next_row_whose_details_wait(page, data[0])
     page.keyboard.press("r")
     held.pop().continue_()
     sync_api.expect(chosen_row(page).locator(".by-hand")).to_have_count(1)
@@ -242,12 +248,7 @@ def test_a_verdict_comes_to_the_chosen_chain_and_not_to_the_one_still_shown(page
 
 
 def test_a_late_answer_is_not_shown_over_the_plots(page: Any, data: tuple[str, Path]) -> None:
-    page.goto(f"{data[0]}/data")
-    sync_api.expect(page.locator("article.chosen")).to_have_count(1)
-    held: list[Any] = []
-    page.route("**/data/problems/*", lambda route: held.append(route))
-    with page.expect_request("**/data/problems/*"):
-        page.keyboard.press("j")
+    held = next_row_whose_details_wait(page, data[0])
     page.get_by_role("button", name="Plots").click()
     sync_api.expect(page.locator("figure svg").first).to_be_visible()
     with page.expect_response("**/data/problems/*") as answered:

@@ -89,8 +89,8 @@ def _vlmeval_option(reply: str, options: Mapping[str, str]) -> str | None:
 
 
 def _vlmeval_words(reply: str, options: Mapping[str, str]) -> str | None:
-    said, texts = reply.lower(), {letter: str(option).lower() for letter, option in options.items()}
-    if len(said) > 2 * sum(map(len, (str(option) for option in options.values()))):
+    said, texts = reply.lower(), {letter: option.lower() for letter, option in options.items()}
+    if len(said) > 2 * sum(map(len, options.values())):
         return None
     found = [letter for letter, option in texts.items() if option in said]
     return found[0] if len(found) == 1 else None

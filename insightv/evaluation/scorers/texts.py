@@ -2,19 +2,8 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from rapidfuzz.distance import Levenshtein
-
-
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """What a reply is worth."""
-
-    value: float
-    """0 to 1."""
-    read: str | None
-    """What was taken for the answer; None where a rule that must find one found none, which is worth nothing and counted apart."""
 
 
 def anls(reply: str, accepted: Sequence[str], threshold: float = 0.5) -> float:
