@@ -29,6 +29,10 @@ JournalFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a 
 Overrides = Annotated[list[str], typer.Option("--set", "-o", metavar="NAME=VALUE", help=SET_HELP, default_factory=list, show_default=False)]
 RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Ask again for what failed for good in an earlier run.")]
 
+Benchmarks = Annotated[
+    list[str], typer.Option("--benchmark", metavar="NAME", help="Take this one alone. May be repeated.", default_factory=list, show_default=False)
+]
+
 Host = Annotated[str, typer.Option(help="Address to listen at; another than this machine's own needs a key.")]
 Port = Annotated[int, typer.Option(min=1, max=65535, help="Port to listen at.")]
 NoKey = Annotated[bool, typer.Option("--no-key", help="Ask for no key at an address that others reach.")]
@@ -37,6 +41,8 @@ NoKey = Annotated[bool, typer.Option("--no-key", help="Ask for no key at an addr
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 world = typer.Typer(no_args_is_help=True, help="The built-in tiny world, on its own: problems, base model, simulated teacher.", rich_markup_mode="markdown")
 app.add_typer(world, name="world", rich_help_panel="Parts of a run")
+evaluate = typer.Typer(no_args_is_help=True, help="Measure systems: on a run's own splits, and on published benchmarks.", rich_markup_mode="markdown")
+app.add_typer(evaluate, name="evaluate", rich_help_panel="Parts of a run")
 journal = typer.Typer(no_args_is_help=True, help="The journal of paid requests: figures, export, and what to ask for anew.", rich_markup_mode="markdown")
 app.add_typer(journal, name="journal", rich_help_panel="Look at a run")
 
@@ -162,10 +168,28 @@ def train(config: ConfigFile, overrides: Overrides, retry_failed: RetryFailed = 
     _run(config, overrides, "train", retry_failed)
 
 
-@app.command(rich_help_panel="Parts of a run")
-def evaluate(config: ConfigFile, overrides: Overrides, retry_failed: RetryFailed = False) -> None:
+@evaluate.command("table")
+def evaluate_table(config: ConfigFile, overrides: Overrides, retry_failed: RetryFailed = False) -> None:
     """Answer every split of `systems.splits` with every row of the table, and compare the rows."""
     _run(config, overrides, "evaluate", retry_failed)
+
+
+@evaluate.command("generate")
+def evaluate_generate(
+    config: ConfigFile,
+    overrides: Overrides,
+    names: Benchmarks,
+    limit: Annotated[int | None, typer.Option(min=1, help="Take so many items of each benchmark at most, from its beginning.", show_default=False)] = None,
+    shard: Annotated[str, typer.Option(metavar="I/N", help="Take every N-th item, from the I-th on: one of N processes or machines.")] = "1/1",
+) -> None:
+    """Have every row of `evaluate.rows` answer the benchmarks of CONFIG; scored they are by `score`.
+
+    Every answer is kept in RUN/benchmarks when it comes. The same command goes on where it was stopped, and asks again for what failed.
+    """
+    settings = load_config(config, overrides)
+    from insightv import benchmarking
+
+    benchmarking.answer(settings, names, limit=limit, shard=_shard(shard), say=typer.echo)
 
 
 @app.command(rich_help_panel="Look at a run")
@@ -397,6 +421,13 @@ def main() -> None:
 def _leave(message: str, code: int) -> NoReturn:
     typer.secho(f"insightv: {message}", fg="red", err=True)
     raise SystemExit(code) from None
+
+
+def _shard(text: str) -> tuple[int, int]:
+    part, _, parts = text.partition("/")
+    if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
+        raise UserError(f"--shard {text}: say which of how many, as in 1/4")
+    return int(part), int(parts)
 
 
 def _run(config: Path, overrides: list[str], part: str | None, retry_failed: bool) -> None:

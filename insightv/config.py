@@ -417,6 +417,25 @@ class ServeConfig(Settings):
     """Seconds for a request, from its last byte to the agents' last token."""
 
 
+class EvaluateConfig(Settings):
+    """Answers to published benchmarks, by rows of the table. How agents decode is `systems`; what trained models are asked, `prompts`."""
+
+    rows: tuple[str, ...] = ("base", "base-reasoned", "reasoner", "summarizer", "pair")
+    """Each may be any row that `systems.rows` may have."""
+    models: dict[str, AgentConfig] = {}
+    """Where models of these rows live, by name: `base`, `reasoner`, `summarizer`, `dpo3` .. Those not named are the run's own."""
+    samples: int = Field(1, ge=1)
+    """Answers to each item, whose scores are averaged; more than one has a use at a temperature alone."""
+    concurrency: int = Field(256, ge=1)
+    """Requests in flight at an endpoint that names no `concurrency` of its own."""
+    direct: str = "{question}"
+    """What the base is asked for a direct answer: a benchmark's question ends in how to answer it."""
+    reasoned: str = "{question}\nThink step by step before you answer. End with a line of the form 'Answer: ..' that holds the answer alone."
+    """What the base is asked where it shall reason. It may write as many tokens as the pair: those of a chain and of an answer together."""
+    judge: EndpointConfig | None = None
+    """Finds the answer in replies in which a rule finds none, where `insightv evaluate score --judge` asks it to; it never scores."""
+
+
 class Config(Settings):
     """A whole run."""
 
@@ -445,6 +464,9 @@ class Config(Settings):
     dpo: DpoConfig = DpoConfig()
     systems: SystemsConfig = SystemsConfig()
     serve: ServeConfig = ServeConfig()
+    benchmarks: dict[str, Path | None] = {}
+    """Published benchmarks by name, such as `mmstar: data/MMStar.tsv`: a file or folder in Hugging Face's or VLMEvalKit's layout; null is from the hub."""
+    evaluate: EvaluateConfig = EvaluateConfig()
     parallel: int = Field(2, ge=1)
     """Trainings and evaluations that run side by side, each in a process of its own."""
 

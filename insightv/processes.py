@@ -88,7 +88,7 @@ class _Conductor:
         running: dict[asyncio.Task[None], str] = {}
         order = list(self._plan.steps)
         try:
-            with self._display.bars, _heeding(self._stop):
+            with self._display.bars, heeding(self._stop):
                 try:
                     while sorter.is_active():
                         for name in sorted(sorter.get_ready(), key=order.index):
@@ -205,7 +205,7 @@ def _error(name: str, code: int, said: list[str]) -> Exception:
 
 
 @contextlib.contextmanager
-def _heeding(stop: Callable[[int, "asyncio.Task[Any]"], None]) -> Iterator[None]:
+def heeding(stop: Callable[[int, "asyncio.Task[Any]"], None]) -> Iterator[None]:
     """Have `stop` hear SIGINT and SIGTERM during the block, unless the process was started to ignore them."""
     loop, conducting = asyncio.get_running_loop(), asyncio.current_task()
     assert conducting

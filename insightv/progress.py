@@ -38,11 +38,7 @@ class Display:
     def __init__(self) -> None:
         self._words: dict[str, float] = {}
         self._console = Console(highlight=False)
-        name, note = TextColumn("{task.description:<22}"), TextColumn("{task.fields[note]}")
-        columns = (name, BarColumn(30), MofNCompleteColumn(), _Rate(), TimeElapsedColumn(), TimeRemainingColumn(), note)
-        # A step of a large training may take a minute: over the library's half of one there would be no rate.
-        settings: dict[str, Any] = {"speed_estimate_period": 300.0, "transient": True, "disable": not self._console.is_terminal}
-        self.bars = Progress(*columns, console=self._console, **settings)
+        self.bars = _bars(self._console)
 
     @contextmanager
     def following(self, stage: Stage) -> Iterator[Callable[[dict[str, Any]], None]]:
@@ -84,6 +80,30 @@ class Display:
                 part = stage.work / ".progress.part"
                 part.write_text(json.dumps(word), encoding="utf-8")
                 part.replace(stage.work / PROGRESS)
+
+
+@contextmanager
+def counting(name: str, total: int) -> Iterator[Callable[[str], None]]:
+    """Show how many of `total` are done during the block, which calls the function that it gets after each, with a note."""
+    console, told = Console(highlight=False, stderr=True), time.monotonic()
+    with _bars(console) as bars:
+        bar = bars.add_task(name, total=total, note="")
+
+        def advance(note: str) -> None:
+            nonlocal told
+            bars.update(bar, advance=1, note=note)
+            if not console.is_terminal and time.monotonic() - told >= PLAIN_EVERY:
+                told = time.monotonic()
+                console.print(_progress_line(bars.tasks[0]), markup=False, soft_wrap=True)
+
+        yield advance
+
+
+def _bars(console: Console) -> Progress:
+    name, note = TextColumn("{task.description:<22}"), TextColumn("{task.fields[note]}")
+    columns = (name, BarColumn(30), MofNCompleteColumn(), _Rate(), TimeElapsedColumn(), TimeRemainingColumn(), note)
+    # A step of a large training may take a minute: over the library's half of one there would be no rate.
+    return Progress(*columns, console=console, speed_estimate_period=300.0, transient=True, disable=not console.is_terminal)
 
 
 class _Rate(ProgressColumn):

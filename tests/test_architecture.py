@@ -33,6 +33,7 @@ LAYERS = (
         "loop",
         "showing",
         "hosting",
+        "benchmarking",
         "verbs",
         "child",
         "results",

@@ -39,12 +39,12 @@ def test_every_verb_teaches(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     assert "Usage" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("verb", ["demo", "run", "generate", "assess", "build", "train", "evaluate"])
+@pytest.mark.parametrize("verb", ["demo", "run", "generate", "assess", "build", "train", "evaluate table"])
 def test_every_verb_that_asks_for_chains_can_ask_again(monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
     asked: list[bool] = []
     monkeypatch.setattr("insightv.verbs.run", lambda settings, only, *, retry_failed: asked.append(retry_failed))
     for flag in ([], ["--retry-failed"]):
-        assert call(monkeypatch, verb, *([] if verb == "demo" else [str(cli.DEMO)]), *flag) == 0
+        assert call(monkeypatch, *verb.split(), *([] if verb == "demo" else [str(cli.DEMO)]), *flag) == 0
     assert asked == [False, True]
 
 

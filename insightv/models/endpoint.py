@@ -108,16 +108,16 @@ class Endpoint:
         requests = _probes(self._config.model, self._with_extra(Sampling(max_tokens=64)))
         failures: list[str] = []
         for name, body in requests.items():
-            begun = time.monotonic()
             try:
-                read_completion(await self._transport.post(partial(_ready, body)))
+                data, seconds = await self._transport.post(partial(_ready, body))
+                read_completion(data)
                 facts[name] = True
             except (Refused, Stumbled, BrokenReply) as error:
                 failures.append(f"{name}: {error}")
             except EndpointDown as error:
                 return facts | {"reachable": False, "error": str(error)}
             if name == "answers":
-                facts["seconds"] = time.monotonic() - begun
+                facts["seconds"] = seconds
         return facts | {"error": "; ".join(failures)}
 
     async def close(self) -> None:
@@ -185,7 +185,8 @@ class Endpoint:
                 return request_body(self._config.model, messages, sampling, index, lambda digest: self._part(digest, known), n=n, schema=schema)
 
             try:
-                rows = read_completion(await self._transport.post(body, images, prefix))[:n]
+                data, seconds = await self._transport.post(body, images, prefix)
+                rows = read_completion(data)[:n]
             except Refused as error:
                 attempts.append(str(error))
                 # What others learnt while this request was under way does not settle it, unless the schema worked for one of them.
@@ -204,7 +205,7 @@ class Endpoint:
             else:
                 if shape:
                     self._schemas[shape] = schema or self._schemas.get(shape, False)
-                told = {"model": self.identity, "attempts": attempts}
+                told = {"model": self.identity, "attempts": attempts, "seconds": round(seconds, 3)}
                 return [row | told for row in rows]
 
     def _shape(self, schema: Mapping[str, Any] | None) -> str:

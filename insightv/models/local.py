@@ -1,6 +1,7 @@
 """A Chat over a model in this process: concurrent requests are sorted, cut into batches, decoded in a thread and journalled whole."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -181,8 +182,10 @@ class LocalChat:
                 rows[ticket.key] = prompt
         if self._turn:
             self._turn()
+        begun = time.monotonic()
         decode(self._vlm, [ticket.sample for ticket in batch if ticket.sample])
-        rows |= {ticket.key: self._row(ticket.sample) for ticket in batch if ticket.sample and ticket.sample.finish}
+        seconds = round(time.monotonic() - begun, 3)
+        rows |= {ticket.key: self._row(ticket.sample) | {"seconds": seconds} for ticket in batch if ticket.sample and ticket.sample.finish}
         return self._journal.put_many(rows) if self._journal else rows
 
     def _encode(self, ticket: _Ticket) -> Encoded | Row:
@@ -228,4 +231,4 @@ def _settled(text: str, sample: Sample) -> str:
 def _reply(row: Row) -> Reply:
     if error := row.get("error"):
         return Reply("", finish="failed", error=error)
-    return Reply(row["text"], finish=row["finish"], usage=Usage(**row["usage"]), logprobs=tuple(row["logprobs"]))
+    return Reply(row["text"], finish=row["finish"], usage=Usage(**row["usage"]), logprobs=tuple(row["logprobs"]), seconds=row.get("seconds", 0.0))

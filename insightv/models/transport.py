@@ -74,8 +74,8 @@ class Transport:
         self._halted = asyncio.Event()
         self._unwatch: Callable[[], None] = lambda: None
 
-    async def post(self, body: Body, images: Sequence[str] = (), prefix: int = 0) -> bytes:
-        """The body of a 200 from /chat/completions; else `Refused`, `Stumbled`, `EndpointDown` or `Halted`.
+    async def post(self, body: Body, images: Sequence[str] = (), prefix: int = 0) -> tuple[bytes, float]:
+        """The body of a 200 from /chat/completions and the seconds that it took; else `Refused`, `Stumbled`, `EndpointDown` or `Halted`.
 
         `images` are the digests of the request's images, `prefix` is a hash of how its conversation begins.
         """
@@ -84,8 +84,9 @@ class Transport:
             replica = await self._place(prefix)
             with self._pool.held(replica):
                 guess = await self._pace()
+                begun = time.monotonic()
                 try:
-                    return await self._send(replica, body, images)
+                    return await self._send(replica, body, images), time.monotonic() - begun
                 except _UNREACHABLE as error:
                     self._stats.requests -= 1
                     lost: Exception = error

@@ -149,7 +149,8 @@ def read_row(row: Mapping[str, Any]) -> Reply:
     if row.get("finish_reason") == "content_filter":
         return Reply(content, finish="failed", reasoning=reasoning, usage=usage, error="the server's content filter stopped the reply")
     finish: Literal["stop", "length"] = "length" if row.get("finish_reason") == "length" else "stop"
-    return Reply(content, finish=finish, reasoning=reasoning, usage=usage, logprobs=_logprobs(row.get("logprobs")))
+    seconds = row.get("seconds", 0.0)
+    return Reply(content, finish=finish, reasoning=reasoning, usage=usage, logprobs=_logprobs(row.get("logprobs")), seconds=seconds)
 
 
 def read_usage(usage: Any) -> Usage:
