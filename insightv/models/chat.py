@@ -74,9 +74,9 @@ class Reply:
     reasoning: str = ""
     usage: Usage = Usage()
     logprobs: tuple[float, ...] = ()
-    seconds: float = 0.0
+    seconds: float = field(default=0.0, compare=False)
     """What it took: of a request at an endpoint the time from sending to the last byte, of a sample in this process that of its whole batch. Not what it
-    waited before; a reply from the journal has the time it took then."""
+    waited before; a reply from the journal has the time it took then. Equal replies may have taken different times."""
     error: str = ""
     """For finish `failed`: why. Such a reply is journalled, never scored, and asked again only on wish."""
 
