@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
-from insightv.answers import correct, extract
+from insightv.answers import extract
 from insightv.chain_text import process_text
 from insightv.config import PromptsConfig, SamplingConfig, SystemsConfig
 from insightv.generation.ask import decoding, total_usage
@@ -182,10 +182,8 @@ def _solution(problem: Problem, system: str, reply: Reply, chain: Chain | None =
 
 def _answered(problem: Problem, system: str, answered: str, text: str, usage: Usage, chain: Chain | None) -> Solution:
     answer = extract(answered, problem)
-    # What rules leave open is not right here: benchmarks with free text bring scorers of their own.
-    right = correct(answer, problem) is True
-    return Solution(problem_id=problem.id, system=system, answer=answer, text=text, chain=chain, correct=right, parsed=bool(answer), usage=usage)
+    return Solution(problem_id=problem.id, system=system, answer=answer, text=text, chain=chain, parsed=bool(answer), usage=usage)
 
 
 def _failed(problem: Problem, system: str, reason: str, chain: Chain | None) -> Solution:
-    return Solution(problem_id=problem.id, system=system, answer="", text="", chain=chain, correct=None, parsed=False, status="failed", reason=reason)
+    return Solution(problem_id=problem.id, system=system, answer="", text="", chain=chain, parsed=False, status="failed", reason=reason)

@@ -28,7 +28,7 @@ from insightv.store import Run, content_hash, write_records
 PARTS: Mapping[str, Parts] = {"solve_reasoner": parts_of_chain, "solve_single": parts_of_reasoned}
 """Way to solve -> which part of it is the answer; with any other the last reply is."""
 
-_AHEAD = 1.25
+_AHEAD = 1.5
 """Items under way for each place at an endpoint, so that no place waits for this process."""
 
 Items = Mapping[str, Mapping[str, Problem]]

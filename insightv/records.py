@@ -131,7 +131,7 @@ class Solution(Record):
     """The final reply, whole."""
     chain: Chain | None = None
     correct: bool | None = None
-    """None where the request failed: such a row is owed again, never scored."""
+    """None before it is scored, and where the request failed: such a row is owed again, never scored."""
     parsed: bool = True
     status: Literal["ok", "failed"] = "ok"
     reason: str = ""

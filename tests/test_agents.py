@@ -12,6 +12,7 @@ from aiohttp import web
 from insightv.agents import reason, solve, solve_direct, solve_multi_turn, solve_reasoner, solve_single, stream
 from insightv.chain_text import parse_chain
 from insightv.config import EndpointConfig, PromptsConfig, SamplingConfig, SystemsConfig
+from insightv.evaluation.run import score
 from insightv.models.chat import Delta
 from insightv.models.endpoint import Endpoint
 from insightv.prompts import single_completion
@@ -80,7 +81,7 @@ def served(model: Model, folder: Path, use: Callable[[Endpoint], Awaitable[R]]) 
 
 def test_the_pair_shows_the_chain_to_the_summary_agent_whose_answer_counts(tmp_path: Path) -> None:
     model = Model()
-    solution = served(model, tmp_path, lambda chat: solve(PROBLEM, chat, chat, SETTINGS, PROMPTS, 0))
+    solution = score(PROBLEM, served(model, tmp_path, lambda chat: solve(PROBLEM, chat, chat, SETTINGS, PROMPTS, 0)))
     assert [model.kind(body) for body in model.bodies] == ["reasoner", "summarizer"]
     assert CHAIN in text_of(model.bodies[1]["messages"][-1])
     assert (solution.system, solution.answer, solution.correct, solution.text) == ("pair", "B", True, "B")
@@ -90,7 +91,7 @@ def test_the_pair_shows_the_chain_to_the_summary_agent_whose_answer_counts(tmp_p
 
 def test_a_chain_that_cannot_be_read_is_passed_on_raw(tmp_path: Path) -> None:
     model = Model(reasoner="mumble {question}")
-    solution = served(model, tmp_path, lambda chat: solve(PROBLEM, chat, chat, SETTINGS, PROMPTS, 0))
+    solution = score(PROBLEM, served(model, tmp_path, lambda chat: solve(PROBLEM, chat, chat, SETTINGS, PROMPTS, 0)))
     assert "mumble {question}" in text_of(model.bodies[1]["messages"][-1])
     assert (solution.correct, solution.chain and solution.chain.status) == (True, "defect")
 
@@ -106,7 +107,7 @@ SYSTEMS: dict[str, tuple[Callable[[Endpoint], Awaitable[Solution]], str, bool]] 
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_each_system_takes_its_own_answer(name: str, tmp_path: Path) -> None:
     system, answer, right = SYSTEMS[name]
-    solution = served(Model(), tmp_path, system)
+    solution = score(PROBLEM, served(Model(), tmp_path, system))
     assert (solution.system, solution.answer, solution.correct, solution.status) == (name, answer, right, "ok")
     assert (solution.chain is None) == (name == "direct")
 
@@ -122,19 +123,19 @@ def test_the_second_turn_follows_the_models_own_text(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "refused"), [("direct", "direct"), ("reasoner", "reasoner"), ("single", "single"), ("multi-turn", "turn")])
 def test_a_failed_request_is_owed_and_never_wrong(name: str, refused: str, tmp_path: Path) -> None:
-    solution = served(Model(**{refused: 400}), tmp_path, SYSTEMS[name][0])
+    solution = score(PROBLEM, served(Model(**{refused: 400}), tmp_path, SYSTEMS[name][0]))
     assert (solution.status, solution.correct, solution.parsed) == ("failed", None, False)
     assert "400" in solution.reason
 
 
 @pytest.mark.parametrize("refused", ["reasoner", "summarizer"])
 def test_the_pair_fails_where_either_agent_does(refused: str, tmp_path: Path) -> None:
-    solution = served(Model(**{refused: 400}), tmp_path, lambda chat: solve(PROBLEM, chat, chat, SETTINGS, PROMPTS, 0))
+    solution = score(PROBLEM, served(Model(**{refused: 400}), tmp_path, lambda chat: solve(PROBLEM, chat, chat, SETTINGS, PROMPTS, 0)))
     assert (solution.status, solution.correct) == ("failed", None)
 
 
 def test_an_answer_that_is_none_of_the_options_is_unparsed_and_wrong(tmp_path: Path) -> None:
-    solution = served(Model(summarizer="I cannot tell."), tmp_path, lambda chat: solve(PROBLEM, chat, chat, SETTINGS, PROMPTS, 0))
+    solution = score(PROBLEM, served(Model(summarizer="I cannot tell."), tmp_path, lambda chat: solve(PROBLEM, chat, chat, SETTINGS, PROMPTS, 0)))
     assert (solution.answer, solution.parsed, solution.correct, solution.status) == ("", False, False, "ok")
 
 

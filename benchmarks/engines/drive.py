@@ -14,14 +14,21 @@ from benchmarks.engines.ideal import ideal_seconds
 from benchmarks.engines.process import cores, environment, serving
 from benchmarks.engines.weather import Settings
 
-ENGINES = {"floor": "benchmarks.engines.floor", "ours": "benchmarks.engines.ours"}
+ENGINES = {"floor": "benchmarks.engines.floor", "ours": "benchmarks.engines.ours", "evaluate": "benchmarks.engines.evaluate"}
 PEERS = {
     "ray": ("benchmarks.engines.peers.ray_data", ("ray[data]==2.60.0", "aiohttp", "orjson")),
     "datatrove": ("benchmarks.engines.peers.datatrove_runner", ("datatrove[io]==0.10.1", "httpx", "aiosqlite", "aiofiles", "xxhash")),
     "curator": ("benchmarks.engines.peers.curator_llm", ("bespokelabs-curator==0.1.31",)),
 }
 """Peer -> (module, what its environment holds besides the standard library)."""
-LABELS = {"floor": "floor: bare aiohttp", "ours": "insightv", "ray": "Ray Data 2.60 map_batches", "datatrove": "datatrove 0.10.1", "curator": "curator 0.1.31"}
+LABELS = {
+    "floor": "floor: bare aiohttp",
+    "ours": "insightv",
+    "evaluate": "insightv evaluate generate",
+    "ray": "Ray Data 2.60 map_batches",
+    "datatrove": "datatrove 0.10.1",
+    "curator": "curator 0.1.31",
+}
 Result = dict[str, Any]
 
 
