@@ -78,11 +78,16 @@ PROFILES: dict[str, dict[str, Rule]] = {
 """By the name that stands beside every number: each benchmark's rule, of a reply as it came and the row of `Problem.meta`."""
 
 
-def mark(profile: str, benchmark: str, reply: str, row: Row) -> Mark:
-    """The mark of a reply to the question of `row`, the source's columns of either layout, lists unfolded; an unknown name is a `UserError`."""
+def rule(profile: str, benchmark: str) -> Rule:
+    """The rule of a benchmark under a profile; an unknown name is a `UserError`."""
     rules = PROFILES.get(profile)
     if rules is None:
         raise UserError(f"no scoring profile {profile!r}; there are {', '.join(PROFILES)}")
     if benchmark not in rules:
         raise UserError(f"no benchmark {benchmark!r}; there are {', '.join(rules)}")
-    return rules[benchmark](reply, row)
+    return rules[benchmark]
+
+
+def mark(profile: str, benchmark: str, reply: str, row: Row) -> Mark:
+    """The mark of a reply to the question of `row`, the source's columns of either layout, lists unfolded."""
+    return rule(profile, benchmark)(reply, row)

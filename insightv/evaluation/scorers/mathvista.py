@@ -41,7 +41,7 @@ def own_answer(reply: str, row: Row) -> str | None:
     if row["answer_type"] == "float":
         decimals = row.get("precision") or len(str(row["answer"]).partition(".")[2])
         return _number(lambda: round(float(said), int(float(decimals))))
-    return said.strip() if said.strip()[:1] == "[" else None
+    return said if quoted or said[:1] == "[" else None
 
 
 def lmms_answer(reply: str, row: Row) -> str | None:

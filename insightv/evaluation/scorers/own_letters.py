@@ -45,12 +45,13 @@ def mmbench_static(reply: str, options: Mapping[str, str]) -> str | None:
 
 
 def _mmbench_word(words: Sequence[str]) -> str | None:
-    alone = [letter for letter in _MMBENCH if letter in words]
+    present = set(words)
+    alone = [letter for letter in _MMBENCH if letter in present]
     # Among more than three words an A may be the article.
     if len(alone) == 1 and not (alone == ["A"] and len(words) > 3):
         return alone[0]
     for before, behind in _AFFIXES:
-        found = [letter for letter in _MMBENCH if f"{before}{letter}{behind}" in words]
+        found = [letter for letter in _MMBENCH if f"{before}{letter}{behind}" in present]
         if len(found) == 1:
             return found[0]
     return None

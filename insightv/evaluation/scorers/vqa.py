@@ -42,10 +42,10 @@ _worded_once = lru_cache(maxsize=100_000)(worded)
 
 def without_signs(text: str, *, separate: bool) -> str:
     """Without signs, or with spaces in their place, and without periods; behind a digit one stays unless `separate`."""
-    told = text
+    told, thousands = text, _COMMA.search(text)
     for sign in _SIGNS:
         # A sign beside a space anywhere, or a comma within a number, and each one goes; else it becomes a space.
-        told = told.replace(sign, "" if f"{sign} " in text or f" {sign}" in text or _COMMA.search(text) else " ")
+        told = told.replace(sign, "" if thousands or f"{sign} " in text or f" {sign}" in text else " ")
     return _PERIOD[separate].sub("", told, count=_MOST_PERIODS)
 
 
