@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from insightv.evaluation.scorers.texts import anls, begins_with_yes_or_no, contains, relaxed, relaxed_number
+from insightv.evaluation.scorers.texts import anls, begins_with_yes_or_no, contains, relaxed, relaxed_number, says_yes_or_no
 from insightv.evaluation.scorers.vqa import vqa_accuracy, worded
 
 GOLDEN = [json.loads(line) for line in (Path(__file__).parent / "golden" / "texts.jsonl").open()]
@@ -22,7 +22,7 @@ def test_harnesses_verdicts_are_met(row: dict[str, Any]) -> None:
         "chart": relaxed(reply, accepted[0]),
         "ocr": contains(reply, accepted[:2], fold=True),
         "hme": contains(reply, accepted[:2], formula=True),
-        "mme": begins_with_yes_or_no(reply) or "other",
+        "mme": begins_with_yes_or_no(reply, loose=True) or "other",
         "anls": anls(reply, accepted[:3]),
     }
     vlmeval = {"vqa": vqa_accuracy(reply, accepted, separate=False), "anls": anls(reply, accepted[:3]), "chart": relaxed(reply.strip(), accepted[0])}
@@ -56,11 +56,25 @@ def test_an_answer_of_ocrbench_is_found_within_a_word() -> None:
 
 
 @pytest.mark.parametrize(
-    ("reply", "read"),
-    [("Yes", "yes"), ("no.", "no"), ("N", "no"), ("not sure", "no"), ("The answer is yes.", None), ("", None), ("x", None), (" YES, it is", "yes")],
+    ("reply", "own", "loose", "anywhere"),
+    [
+        ("Yes", "yes", "yes", "yes"),
+        ("no.", "no", "no", "no"),
+        ("N", None, "no", None),
+        ("not sure", "no", "no", None),
+        ("I know", None, None, None),
+        ("know", "no", "no", None),
+        ("The answer is yes.", None, None, "yes"),
+        ("yes, no or both", "yes", "yes", None),
+        ("**Yes**", None, None, None),
+        ("..yes", None, "yes", "yes"),
+        ("", None, None, None),
+        ("x", None, None, None),
+        (" YES, it is", "yes", "yes", "yes"),
+    ],
 )
-def test_mme_reads_the_first_four_characters(reply: str, read: str | None) -> None:
-    assert begins_with_yes_or_no(reply) == read
+def test_yes_and_no_at_the_beginning_and_anywhere(reply: str, own: str | None, loose: str | None, anywhere: str | None) -> None:
+    assert (begins_with_yes_or_no(reply), begins_with_yes_or_no(reply, loose=True), says_yes_or_no(reply)) == (own, loose, anywhere)
 
 
 def test_vqa_leaves_each_annotator_out() -> None:

@@ -14,7 +14,8 @@ _REFUSALS = (
 )
 _NO_CHOICE = "Z"
 """VLMEvalKit's letter for a reply that chooses nothing: an answer, and a wrong one."""
-_VERBOSE = re.compile(r"(?i)(?:correct\s+)?answer\s+is\s+\**([ABCD])\**")
+_VERBOSE = re.compile(r"(?i)answer\s+is\s+\**([ABCD])")
+_SIGNS = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
 
 
 def mmmu_letter(reply: str, options: Sequence[str], *, loose: bool = False) -> str | None:
@@ -78,11 +79,12 @@ def _vlmeval_option(reply: str, options: Mapping[str, str]) -> str | None:
         return None
     if any(refusal in reply for refusal in _REFUSALS):
         return _NO_CHOICE
-    words = re.sub(r"[.()\[\],:;!*#{}]", " ", reply).split()
-    found = [letter for letter in options if letter in words]
+    words = reply.translate(_SIGNS).split()
+    present = set(words)
+    found = [letter for letter in options if letter in present]
     if len(found) == 1 and words.index(found[0]) > len(words) - 5:
         return found[0]
-    if not found and _NO_CHOICE in words:
+    if not found and _NO_CHOICE in present:
         return _NO_CHOICE
     match = _VERBOSE.search(reply)
     return match[1].upper() if match and match[1].upper() in options else None

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 from rapidfuzz.distance import Levenshtein
 
+from insightv.evaluation.scorers.vqa import without_signs
+
 
 def anls(reply: str, accepted: Sequence[str], threshold: float = 0.5) -> float:
     """Average normalised Levenshtein similarity to the nearest accepted answer, 0 below the threshold (DocVQA, arXiv 2007.00398, section 5).
@@ -67,10 +69,21 @@ def _one_line(text: str) -> str:
     return text.strip().replace("\n", " ")
 
 
-def begins_with_yes_or_no(reply: str) -> str | None:
-    """MME's own reading (its calculation.py): the word alone, its letter alone, or one of the two words within the first four characters."""
-    text = reply.lower().strip().replace(".", "")
-    if text in ("y", "n"):
-        return {"y": "yes", "n": "no"}[text]
-    # One letter alone is no beginning of a word.
-    return next((word for word in ("yes", "no") if len(text) > 1 and word in text[:4]), None)
+def begins_with_yes_or_no(reply: str, *, loose: bool = False) -> str | None:
+    """MME's own reading (its calculation.py): one of the two words within the first four characters. "know" is no.
+
+    With `loose`, as lmms-eval has it, periods do not count and the first letter alone is the word.
+    """
+    text = reply.lower().strip()
+    if loose:
+        text = text.replace(".", "")
+        if text in ("y", "n"):
+            return {"y": "yes", "n": "no"}[text]
+    return next((word for word in ("yes", "no") if word in text[:4]), None)
+
+
+def says_yes_or_no(reply: str) -> str | None:
+    """VLMEvalKit's reading: the one of the two that is a word anywhere in the reply, signs aside; None if both are, or none."""
+    words = without_signs(reply.lower(), separate=False).split()
+    found = [word for word in ("yes", "no") if word in words]
+    return found[0] if len(found) == 1 else None

@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 
 _SIGNS = ';/[]"{}()=+\\_-><@`,?!'
@@ -17,7 +17,7 @@ _MOST_PERIODS = 32
 
 def vqa_accuracy(reply: str, accepted: Sequence[str], *, separate: bool = True) -> float:
     """The mean, over the annotators left out, of a third for each of the others who agrees, 1 at most. `separate` is that of `worded`."""
-    answers = [worded(answer, separate=separate) for answer in accepted]
+    answers = [_worded_once(answer, separate=separate) for answer in accepted]
     given, counts = worded(reply, separate=separate), Counter(answers)
     agreeing = [counts[given] - (answer == given) for answer in answers]
     return sum(min(1.0, count / 3) for count in agreeing) / len(answers)
@@ -31,18 +31,22 @@ def worded(text: str, *, separate: bool = True) -> str:
     """
     if separate:
         text = text.lower().replace(",", "").replace("?", "").replace("'s", " 's").strip()
-    text = _without_signs(text.replace("\n", " ").replace("\t", " ").strip())
-    text = _PERIOD[separate].sub("", text, count=_MOST_PERIODS)
+    text = without_signs(text.replace("\n", " ").replace("\t", " ").strip(), separate=separate)
     words = [str(_NUMBERS.get(word, word)) for word in text.lower().split()]
     return " ".join(_contractions().get(word, word) for word in words if word not in _ARTICLES)
 
 
-def _without_signs(text: str) -> str:
-    told = text
+# Of an answer, not of a reply: annotators say the same again, and every system is asked the same questions.
+_worded_once = lru_cache(maxsize=100_000)(worded)
+
+
+def without_signs(text: str, *, separate: bool) -> str:
+    """Without signs, or with spaces in their place, and without periods; behind a digit one stays unless `separate`."""
+    told, thousands = text, _COMMA.search(text)
     for sign in _SIGNS:
         # A sign beside a space anywhere, or a comma within a number, and each one goes; else it becomes a space.
-        told = told.replace(sign, "" if f"{sign} " in text or f" {sign}" in text or _COMMA.search(text) else " ")
-    return told
+        told = told.replace(sign, "" if thousands or f"{sign} " in text or f" {sign}" in text else " ")
+    return _PERIOD[separate].sub("", told, count=_MOST_PERIODS)
 
 
 @cache
