@@ -10,6 +10,7 @@ from typing import Any
 
 from insightv import agents
 from insightv.config import AgentConfig, Config, EndpointConfig, UserError
+from insightv.config_file import save_config
 from insightv.evaluation import benchmarks
 from insightv.evaluation.suite import predictions
 from insightv.evaluation.suite.generate import Heard, Parts, System, Task, generate, parts_of_answer, parts_of_chain, parts_of_reasoned
@@ -27,6 +28,9 @@ from insightv.store import Run, content_hash, write_records
 
 PARTS: Mapping[str, Parts] = {"solve_reasoner": parts_of_chain, "solve_single": parts_of_reasoned}
 """Way to solve -> which part of it is the answer; with any other the last reply is."""
+
+CONFIG = Path("benchmarks") / "config.yaml"
+"""In a run's folder: what its benchmarks were answered with."""
 
 _AHEAD = 1.5
 """Items under way for each place at an endpoint, so that no place waits for this process."""
@@ -63,6 +67,7 @@ def answer(config: Config, names: Sequence[str], *, limit: int | None, shard: tu
         if not _endpoint(config, model):
             _checkpoint(work, model)
     with _alone(run.folder / "benchmarks" / f".{work.shard}.lock"):
+        save_config(config, run.folder / CONFIG)
         asked = {name: _items(work, name, limit, shard) for name in wanted}
         run_loop(_rows(work, asked))
 

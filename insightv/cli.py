@@ -33,6 +33,8 @@ Benchmarks = Annotated[
     list[str], typer.Option("--benchmark", metavar="NAME", help="Take this one alone. May be repeated.", default_factory=list, show_default=False)
 ]
 
+Profile = Annotated[Literal["official", "lmms-0.7.3", "vlmeval-e8e78f0"], typer.Option(help="Whose rules score the answers; stands beside every number.")]
+
 Host = Annotated[str, typer.Option(help="Address to listen at; another than this machine's own needs a key.")]
 Port = Annotated[int, typer.Option(min=1, max=65535, help="Port to listen at.")]
 NoKey = Annotated[bool, typer.Option("--no-key", help="Ask for no key at an address that others reach.")]
@@ -190,6 +192,52 @@ def evaluate_generate(
     from insightv import benchmarking
 
     benchmarking.answer(settings, names, limit=limit, shard=_shard(shard), say=typer.echo)
+
+
+@evaluate.command("score")
+def evaluate_score(
+    run: RunFolder,
+    overrides: Overrides,
+    names: Benchmarks,
+    profile: Profile = "official",
+    judge: Annotated[bool, typer.Option("--judge", help="Let the model of `evaluate.judge` find the answer where the rule finds none.")] = False,
+) -> None:
+    """Score what RUN's systems answered by a named profile of rules: offline, as often as you like.
+
+    What no rule could read counts as wrong, and is counted; what failed is owed, and in no number. Every verdict is kept in RUN/benchmarks.
+    """
+    from insightv.evaluation.suite import sheet
+    from insightv.scoring import scored
+
+    results, path = scored(run, profile, names, judged=judge, overrides=overrides)
+    _show(f"{run}, scored by {profile}{' with a judge' if judge else ''}", sheet.standings(results))
+    _show("Behind the numbers", sheet.counts(results))
+    if changed := sheet.effects(results):
+        _show("What the chain did to answers", changed)
+    typer.echo(path)
+
+
+@evaluate.command("compare")
+def evaluate_compare(
+    before: Annotated[str, typer.Argument(metavar="BEFORE", help="RUN:ROW, such as runs/pair:summarizer; RUN alone where it has one row.", show_default=False)],
+    after: Annotated[str, typer.Argument(metavar="AFTER", help="The system that should be better, as RUN:ROW.", show_default=False)],
+    names: Benchmarks,
+    profile: Profile = "official",
+    out: Annotated[Path | None, typer.Option(help="Page to write; without it one in RUN/benchmarks.", show_default=False)] = None,
+) -> None:
+    """Hold two systems against each other on the same items, with paired tests, and list every regression with both chains and answers.
+
+    The exit code is 1 where AFTER is worse on a benchmark beyond chance, corrected for their number: a gate for CI.
+    """
+    from insightv.evaluation.suite import sheet
+    from insightv.scoring import compared
+
+    contrasts, page = compared(before, after, profile, names, out)
+    _show(f"{after} against {before}, scored by {profile}", sheet.contrasts(contrasts))
+    typer.echo(page)
+    if lost := [one.benchmark for one in contrasts if one.verdict == "worse"]:
+        typer.secho(f"insightv: {after} is worse on {', '.join(lost)}", fg="red", err=True)
+        raise typer.Exit(1)
 
 
 @app.command(rich_help_panel="Look at a run")
@@ -443,4 +491,7 @@ def _show(title: str, rows: Sequence[Mapping[str, object]]) -> None:
         table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row(*(str(value) for value in row.values()))
-    Console(markup=False, highlight=False).print(table)
+    console = Console(markup=False, highlight=False)
+    if not console.is_terminal:
+        console.width = 160  # a log has room for the whole table
+    console.print(table)

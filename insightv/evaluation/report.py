@@ -35,22 +35,22 @@ _NOTHING = "\N{EN DASH}"
 
 def render(data: ReportData, path: Path) -> None:
     """Write the page to `path`, beside and renamed. Same data, same bytes; everything that a model wrote is escaped or enters as text."""
-    style, script = _page("report.css"), _page("report.js")
+    style, script = asset("report.css"), asset("report.js")
     environment = Environment(autoescape=True, trim_blocks=True, undefined=StrictUndefined)
     environment.filters.update(
-        percent=_percent, points=_points, pvalue=_pvalue, number=_number, rate=_rate, conclusion=conclusion, columns=_columns, scored=_scored
+        percent=_percent, points=_points, pvalue=shown_p, number=_number, rate=_rate, conclusion=conclusion, columns=_columns, scored=_scored
     )
     against = {comparison.after: comparison for comparison in data.tables[0].against} if data.tables else {}
     last = data.tables[0].rows[-1] if data.tables else None
-    html = environment.from_string(_page("report.html")).render(
+    html = environment.from_string(asset("report.html")).render(
         data=data,
         plots=_draw(data),
         last=last,
         headline=against.get(last.system) if last else None,
-        policy=f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; base-uri 'none'; form-action 'none'",
+        policy=policy(style, script),
         style=Markup(style),
         script=Markup(script),
-        examples=_json(data.examples),
+        examples=as_json(data.examples),
     )
     with replacing(path) as file:
         file.write(html.encode())
@@ -76,15 +76,22 @@ def _is_preference(log: TrainingLog) -> bool:
     return any("margin" in row for row in log.rows)
 
 
-def _page(name: str) -> str:
+def asset(name: str) -> str:
+    """A file of the pages' folder."""
     return (files("insightv.evaluation") / "page" / name).read_text(encoding="utf-8")
+
+
+def policy(style: str, script: str) -> str:
+    """What the browser may do with a page that holds these: show its pictures, and run this one script."""
+    return f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; base-uri 'none'; form-action 'none'"
 
 
 def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def _json(examples: Sequence[Example]) -> Markup:
+def as_json(examples: Sequence[Example]) -> Markup:
+    """Examples as the page's script reads them."""
     # A "<" could end the script element that holds the data.
     return Markup(orjson.dumps(examples).decode().replace("<", "\\u003c"))
 
@@ -116,5 +123,6 @@ def _number(value: float) -> str:
     return _NOTHING if isnan(value) else f"{value:.0f}"
 
 
-def _pvalue(p: float) -> str:
+def shown_p(p: float) -> str:
+    """A p-value to be read."""
     return "< 0.001" if p < 0.001 else f"{p:.3f}"

@@ -1,0 +1,115 @@
+"""Score predictions by a profile's rules: offline, as often as one likes, and with what no rule could read counted apart."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+import orjson
+
+from insightv.evaluation.profiles import mark
+from insightv.evaluation.suite.predictions import Prediction, asking_of, folder, items, standing
+from insightv.evaluation.totals import Scored, Total, total
+from insightv.files import replacing
+from insightv.records import Problem
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a rule made of one prediction."""
+
+    item: str
+    sample: int
+    value: float | None
+    """0..1; None for a failed one, which is owed and not scored."""
+    read: str | None
+    """The answer as the rule read it; None where it found none, which scores 0."""
+    truncated: bool
+    """Its answer or its chain ended at the limit of tokens."""
+    by_judge: bool = False
+    """A model found the answer that the rule then read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How one system did on one benchmark under one profile."""
+
+    benchmark: str
+    row: str
+    profile: str
+    total: Total
+    """NaN where nothing could be scored."""
+    scored: tuple[Scored, ...]
+    """What the total is of."""
+    verdicts: tuple[Verdict, ...]
+    items: int
+    """That the benchmark has here."""
+    missing: int
+    """Items without any scored answer: never asked, or all failed. They are in no number."""
+    unparsed: int
+    truncated: int
+    failed: int
+    """Predictions."""
+    tokens: float
+    seconds: float
+    """Of a question, on average over its scored answers."""
+
+
+def score(run: Path, benchmark: str, row: str, profile: str, found: Mapping[tuple[str, int], str] | None = None) -> Result:
+    """Score what stands of a row's predictions, and write each verdict to RUN/benchmarks/NAME/scores/PROFILE/ROW.jsonl.
+
+    `found` are answers that a judge found, by item and sample, in replies in which the rule had found none.
+    """
+    wanted = items(run, benchmark)
+    place = folder(run, benchmark, row)
+    predictions = standing(place, asking_of(place), wanted)
+    made = [_verdict(one, wanted[one.item], profile, (found or {}).get(key)) for key, one in sorted(predictions.items())]
+    with replacing(run / "benchmarks" / benchmark / "scores" / profile / f"{row}.jsonl") as file:
+        file.writelines(orjson.dumps(verdict, option=orjson.OPT_APPEND_NEWLINE) for verdict in made)
+    good = [one for one in predictions.values() if one.status == "ok"]
+    scored = tuple(_scored(made, wanted))
+    return Result(
+        benchmark=benchmark,
+        row=row,
+        profile=profile,
+        total=total(profile, benchmark, scored),
+        scored=scored,
+        verdicts=tuple(made),
+        items=len(wanted),
+        missing=len(wanted) - len(scored),
+        unparsed=sum(verdict.value is not None and verdict.read is None for verdict in made),
+        truncated=sum(verdict.truncated for verdict in made),
+        failed=sum(verdict.value is None for verdict in made),
+        tokens=fmean(one.usage.completion for one in good) if good else float("nan"),
+        seconds=fmean(one.seconds for one in good) if good else float("nan"),
+    )
+
+
+def unread(run: Path, benchmark: str, row: str, profile: str) -> list[tuple[Problem, Prediction]]:
+    """What a judge may be asked about: answers in which the rule finds none, though there is something to read."""
+    wanted = items(run, benchmark)
+    place = folder(run, benchmark, row)
+    predictions = standing(place, asking_of(place), wanted).values()
+    open_ = [(wanted[one.item], one) for one in predictions if one.status == "ok" and one.content.strip()]
+    return [(problem, one) for problem, one in open_ if _verdict(one, problem, profile, None).read is None]
+
+
+def _verdict(prediction: Prediction, problem: Problem, profile: str, found: str | None) -> Verdict:
+    truncated = "length" in (prediction.finish, prediction.chain_finish)
+    if prediction.status == "failed":
+        return Verdict(prediction.item, prediction.sample, None, None, truncated)
+    made = mark(profile, prediction.benchmark, prediction.content, problem.meta["row"])
+    if made.read is None and found:
+        made = mark(profile, prediction.benchmark, found, problem.meta["row"])
+    return Verdict(prediction.item, prediction.sample, made.value, made.read, truncated, by_judge=bool(found))
+
+
+def _scored(verdicts: Iterable[Verdict], wanted: Mapping[str, Problem]) -> Iterable[Scored]:
+    """Items with their mean over samples, in the benchmark's order."""
+    values: dict[str, list[float]] = {}
+    for verdict in verdicts:
+        if verdict.value is not None:
+            values.setdefault(verdict.item, []).append(verdict.value)
+    for index, problem in wanted.items():
+        if index in values:
+            yield Scored(index, str(problem.meta["cluster"]), problem.meta["row"], fmean(values[index]))
