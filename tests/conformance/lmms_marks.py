@@ -129,8 +129,26 @@ def marked(benchmark: str, reply: str, row: Row) -> tuple[float, str | None]:
     return {"mmmu": of_mmmu, "mmbench": of_mmbench, "mathvista": of_mathvista}[benchmark](reply, row)
 
 
+def total(benchmark: str, items: list[tuple[Row, str]]) -> float:
+    if benchmark == "mmstar":
+        results = [mmstar.mmstar_process_results(row, [reply])["average"] for row, reply in items]
+        return 100 * mmstar.mmstar_aggregate_results(results)
+    if benchmark == "mme":
+        named = [(row | {"question_id": row.get("question_id", row.get("image_path"))}, reply) for row, reply in items]
+        results = [mme.mme_process_results(row, [reply]) for row, reply in named]
+        return sum(
+            mme.mme_aggregate_results([result[name] for result in results if name in result]) for name in ("mme_perception_score", "mme_cognition_score")
+        )
+    rest = dict.fromkeys(("source", "split", "L2-category", "hint"), "x")
+    results = [en_utils.mmbench_process_results({**rest, **row, "index": int(row["index"])}, [reply])["gpt_eval_score"] for row, reply in items]
+    return 100 * en_utils.mmbench_evaluator.eval_result(results, eval_method="static")[0]
+
+
 if __name__ == "__main__":
     for line in map(json.loads, sys.stdin):
+        if "items" in line:
+            print(json.dumps({"value": total(line["benchmark"], line["items"])}), file=OUT)
+            continue
         guessed = False
         value, read = marked(line["benchmark"], line["reply"], line["row"])
         print(json.dumps({"value": value, "read": read or None, "guess": guessed}), file=OUT)

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import sys
+import tempfile
 import types
 from typing import Any
 
@@ -53,6 +54,11 @@ def functions(path: str, **names: Any) -> types.SimpleNamespace:
     } | names
     exec(compile(tree, path, "exec"), given)
     return types.SimpleNamespace(**given)
+
+
+def constant(path: str, name: str) -> Any:
+    [value] = [node.value for node in parsed(path).body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name]
+    return ast.literal_eval(value)
 
 
 def options(row: Row) -> list[str]:
@@ -119,6 +125,19 @@ def of_ocrbench(reply: str, row: Row) -> tuple[float, str | None]:
     return float(data[0]["result"]), None
 
 
+def total(items: list[tuple[Row, str]]) -> float:
+    """MME's whole calculation over its files of lines, an image's two questions one behind the other; of what it prints the two sums."""
+    said: list[tuple[Any, ...]] = []
+    names = dict.fromkeys(("precision_score", "recall_score"), lambda *_, **__: 0.0) | {"confusion_matrix": lambda *_, **__: ((0, 0), (0, 0))}
+    names |= {"accuracy_score": lambda golds, read: sum(map(int.__eq__, golds, read)) / len(golds), "print": lambda *words: said.append(words)}
+    with tempfile.TemporaryDirectory() as folder:
+        for row, reply in items:
+            with open(os.path.join(folder, f"{row['category']}.txt"), "a", encoding="utf-8") as file:
+                file.write(f"{row.get('question_id', row.get('image_path'))}\t?\t{row['answer']}\t{reply}\n")
+        functions(MME, os=os, eval_type_dict=constant(MME, "eval_type_dict"), **names).calculate_metrics().process_result(folder)
+    return sum(words[1] for words in said if words[0] == "total score:")
+
+
 mmmu, mmmu_pro, mme, textvqa = functions(MMMU), functions(MMMU_PRO), functions(MME), functions(TEXTVQA)
 quiet = types.SimpleNamespace(info=lambda *_: None)
 extract = functions(EXTRACT, logging=quiet, demo_prompt="")
@@ -129,6 +148,9 @@ RULES |= {"mme": of_mme, "textvqa": of_textvqa, "ocrbench": of_ocrbench}
 
 if __name__ == "__main__":
     for line in map(json.loads, sys.stdin):
+        if "items" in line:
+            print(json.dumps({"value": total(line["items"])}))
+            continue
         guessed = False
         value, read = RULES[line["benchmark"]](line["reply"].strip(), line["row"])
         print(json.dumps({"value": value, "read": read, "guess": guessed}))

@@ -9,6 +9,10 @@ Row = dict[str, Any]
 LAYOUTS = ("parquet", "tsv")
 OPTIONS = ("dog", "cat", "a bird", "red", "the red dog", "12", "1.5", "Cat and dog", "None", "A", "ant", "is", "an emu", "7,5", "Nothing \u00e9", "(B) both")
 FORMULAS = "Handwritten Mathematical Expression Recognition"
+CATEGORIES = (
+    *("existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR"),
+    *("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning"),
+)
 NUMBERS = ("0", "1250", "1,250", "12.5", "-3", "0.33", "2,000", "12%", "0.12", "1e3", "3.0", "\u0664", "1_000")
 TEXTS = (
     "stop",
@@ -214,6 +218,46 @@ def _mathvista(listed: bool, random: Random) -> Row:
         place = random.randrange(len(choices))
         found |= {"answer": choices[place]} | ({} if listed else {"answer_option": "ABCD"[place]})
     return found | ({"pid": "1", "precision": random.choice([1.0, 2.0]), "query": "?", "metadata": {}} if listed else {})
+
+
+def whole(benchmark: str, layout: str, random: Random) -> list[tuple[Row, str]]:
+    """A small file, and replies to it that every rule reads."""
+    rows = {"mmbench": _questions, "mme": _pictures, "mmstar": _kinds, "ocrbench": _readings}[benchmark](layout == "parquet", random)
+    found = []
+    for one in rows:
+        right = one["answer"][0] if benchmark == "ocrbench" else str(one["answer"])
+        wrong = "nothing" if benchmark == "ocrbench" else random.choice(["Yes", "No"] if benchmark == "mme" else [*"ABCD"])
+        found.append((one, right if random.random() < 0.7 else wrong))
+    return found
+
+
+def _questions(listed: bool, random: Random) -> list[Row]:
+    rows = []
+    for index in range(1, 13):
+        options = random.sample(OPTIONS[:8], 4)
+        for turn in range(random.randint(1, 4)):
+            columns = {letter: options[(place + turn) % 4] for place, letter in enumerate("ABCD")}
+            own = {"index": index + turn * 10**6 if listed else str(index + turn * 10**6), "category": "xyz"[index % 3]}
+            rows.append(own | columns | {"question": "?", "answer": "ABCD"[-turn]})
+    return rows
+
+
+def _pictures(listed: bool, random: Random) -> list[Row]:
+    names = [(category, f"{category}/{number}.jpg") for category in CATEGORIES for number in range(random.randint(2, 4))]
+    column = "question_id" if listed else "image_path"
+    return [{"category": category, column: name, "answer": answer, "question": "?"} for category, name in names for answer in ("Yes", "No")]
+
+
+def _kinds(listed: bool, random: Random) -> list[Row]:
+    kinds = [(category, f"{category} {number}") for category in ("math", "logical reasoning") for number in range(3) for _ in range(random.randint(1, 5))]
+    return [
+        row("mmstar", "parquet" if listed else "tsv", random) | {"index": number, "category": category, "l2_category": kind}
+        for number, (category, kind) in enumerate(kinds)
+    ]
+
+
+def _readings(listed: bool, random: Random) -> list[Row]:
+    return [row("ocrbench", "parquet" if listed else "tsv", random) for _ in range(20)]
 
 
 def reply(benchmark: str, row: Row, random: Random) -> str:

@@ -109,8 +109,33 @@ def marked(benchmark: str, reply: Any, row: Row) -> tuple[float, str | None, boo
     return of_choice(said, row, benchmark.startswith("mmmu"))
 
 
+def total(benchmark: str, items: list[tuple[Row, str]]) -> float:
+    if benchmark == "ocrbench":
+        return 1000 * sum(of_ocrbench(reply, row) for row, reply in items) / len(items)
+    data = pandas.DataFrame([{**row, **options(row), "answer": right(row), "prediction": reply} for row, reply in items])
+    if benchmark == "mme":
+        data["image_path"] = data.get("image_path", data.get("question_id"))
+        data["score"] = [row["answer"] == yorn.YOrN_Extraction(reply) for row, reply in items]
+        yorn.load = lambda _: data
+        found = yorn.MME_rating("x.xlsx")
+        return float(found["perception"][0] + found["reasoning"][0])
+    data["index"] = [int(index) for index in data["index"]]
+    evaluate = multiple_choice.mcq_circular_eval if benchmark == "mmbench" else multiple_choice.mcq_vanilla_eval
+    # It works on its own copy of whichever rows it scores, and on one process without a file to save to.
+    multiple_choice.track_progress_rich = lambda function, tasks, **_: [function(**task) for task in tasks]
+    with tempfile.TemporaryDirectory() as folder:
+        result = os.path.join(folder, "result.pkl")
+        dump({}, result)
+        found = evaluate(None, data.copy(), data.copy(), 1, result, "MMBench" if benchmark == "mmbench" else "MMStar")
+    return 100 * float(multiple_choice.report_acc(found)["Overall"][0])
+
+
 if __name__ == "__main__":
     lines = [json.loads(line) for line in sys.stdin]
+    if lines and "items" in lines[0]:
+        for line in lines:
+            print(json.dumps({"value": total(line["benchmark"], line["items"])}), file=OUT)
+        sys.exit()
     for line, reply in zip(lines, through_file([line["reply"] for line in lines]), strict=True):
         official = line.get("profile") == "official"
         value, read, guess = of_official(line["benchmark"], line["reply"], line["row"]) if official else marked(line["benchmark"], reply, line["row"])
