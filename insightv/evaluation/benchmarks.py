@@ -5,7 +5,6 @@ it. What its rule of scoring needs stands in `meta`: `benchmark`, `index`, `clus
 columns of the source but for its images.
 """
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -17,7 +16,7 @@ from insightv.config import UserError
 from insightv.datasets.containers import read_rows
 from insightv.datasets.foreign import make_problem
 from insightv.datasets.formats import RowError
-from insightv.datasets.layouts import unfolded
+from insightv.datasets.layouts import placed, unfolded
 from insightv.datasets.pictures import Pictures
 from insightv.records import Problem
 from insightv.store import ImageStore
@@ -31,7 +30,6 @@ _ROTATIONS = 10**6
 _REFERENCE = 64
 """Characters: what is shorter is no picture in base64, but the index of the row that has it."""
 _IMAGES = ("image", "image_path", "decoded_image")
-_MARK = re.compile(r"<image (\d)>")
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,7 @@ class Source:
         digests = self._digests(row, index, is_table)
         if not wanted:
             return None
-        text, places = _placed(benchmark.asked(row), len(digests))
+        text, places = placed(benchmark.asked(row), len(digests), strict=True)
         facts = {column: unfolded(value) for column, value in row.items() if column not in (*_IMAGES, *benchmark.images)}
         cluster = str(benchmark.cluster(row)) if benchmark.cluster else index
         meta = {"benchmark": self._name, "index": index, "cluster": cluster, "row": facts}
@@ -124,15 +122,6 @@ def find(name: str) -> Benchmark:
 def _check(wanted: Sequence[str], row: Row, layout: str) -> None:
     if missing := [column for column in wanted if column not in row]:
         raise RowError("missing_column", f"{layout} of it has the column{'s' * (len(missing) > 1)} {', '.join(missing)}; the row has {', '.join(row)}")
-
-
-def _placed(text: str, count: int) -> tuple[str, list[int]]:
-    """The text with `<image>` for every mark, and which image stands at each; images that no mark names come first."""
-    named = [int(number) - 1 for number in _MARK.findall(text)]
-    if beyond := [place for place in named if place >= count]:
-        raise RowError("bad_mark", f"the question names image {beyond[0] + 1}, and there are {count}")
-    before = [place for place in range(count) if place not in named]
-    return _MARK.sub("<image>", text), before + named
 
 
 # What is asked
