@@ -17,7 +17,7 @@ from insightv.datasets.containers import read_rows
 from insightv.datasets.foreign import make_problem
 from insightv.datasets.formats import RowError
 from insightv.datasets.layouts import placed, unfolded
-from insightv.datasets.pictures import Pictures
+from insightv.datasets.pictures import Picture, Pictures
 from insightv.records import Problem
 from insightv.store import ImageStore
 
@@ -56,9 +56,14 @@ def items(name: str, path: str, images: ImageStore, *, limit: int | None = None,
 
     `shard` is (i, n), from 1: every n-th item. A missing column and a row that cannot be read are a `UserError`: a benchmark is whole or none.
     """
+    return read_items(name, path, lambda picture: images.add(picture.data), limit=limit, shard=shard)
+
+
+def read_items(name: str, path: str, keep: Callable[[Picture], str], *, limit: int | None = None, shard: tuple[int, int] = (1, 1)) -> Iterator[Problem]:
+    """The same for whoever takes the pictures otherwise: `keep` is given each one and returns its digest."""
     benchmark = find(name)
     place = path or f"hub:{benchmark.hub}"
-    source = Source(name, benchmark, Pictures(Path(path).parent if path else Path()), images)
+    source = Source(name, benchmark, Pictures(Path(path).parent if path else Path()), keep)
     for number, (where, row) in enumerate(islice(read_rows(place), limit)):
         try:
             problem = source.problem(row, number, wanted=number % shard[1] == shard[0] - 1)
@@ -72,8 +77,8 @@ def items(name: str, path: str, images: ImageStore, *, limit: int | None = None,
 class Source:
     """The rows of one file, which may show each other's images."""
 
-    def __init__(self, name: str, benchmark: Benchmark, pictures: Pictures, images: ImageStore) -> None:
-        self._name, self._benchmark, self._pictures, self._images = name, benchmark, pictures, images
+    def __init__(self, name: str, benchmark: Benchmark, pictures: Pictures, keep: Callable[[Picture], str]) -> None:
+        self._name, self._benchmark, self._pictures, self._keep = name, benchmark, pictures, keep
         self._seen: dict[str, list[str]] = {}
         """Rows of a table that hold an image, by index: digests."""
 
@@ -106,7 +111,7 @@ class Source:
             raise RowError("image_missing", "the row has no image")
         if is_table and len(found) == 1 and isinstance(found[0], str) and len(found[0]) <= _REFERENCE and found[0] in self._seen:
             return self._seen[found[0]]
-        digests = [self._images.add(self._pictures.get(one).data) for one in found]
+        digests = [self._keep(self._pictures.get(one)) for one in found]
         if is_table:
             self._seen[index] = digests
         return digests
