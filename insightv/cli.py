@@ -13,12 +13,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from insightv.config import UserError
+from insightv.config import DecontaminateConfig, UserError
 from insightv.config_file import load_config
 from insightv.models.chat import EndpointDown, Halted
 
 DEMO = Path(__file__).parent.parent / "configs" / "demo.yaml"
 GO_ON = "run the same command to go on, nothing is lost"
+AGAINST_HELP = "A benchmark, such as mmstar=MMStar.tsv, in Hugging Face's Parquet or VLMEvalKit's TSV; without PATH from the hub. May be repeated."
 COLUMNS_HELP = "Read our field OURS from the column THEIRS, as in question=query. May be repeated."
 PRESET_HELP = "Layout of the rows: llava, cauldron, cambrian, llava-next-data, plain, vlmevalkit or webdataset; found out by the columns if not given."
 SET_HELP = "Change a setting, as in -o generate.n=5. May be repeated."
@@ -144,6 +145,25 @@ def import_rows(
     _show(str(out), report.sources)
     if report.reasons:
         _show("Rejections", report.reasons)
+
+
+@app.command(rich_help_panel="Parts of a run")
+def decontaminate(
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Folder of an import, or a file of problems with images beside it.", show_default=False)],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make, as an import does, with removed.jsonl.", show_default=False)],
+    against: Annotated[list[str], typer.Option("--against", metavar="NAME[=PATH]", help=AGAINST_HELP, show_default=False)],
+    distance: Annotated[int, typer.Option(min=0, max=15, help="Bits of 64 in which the looks of two pictures differ at most.")] = 5,
+    words: Annotated[int, typer.Option(min=5, help="Words in a row that two questions share.")] = 13,
+    pictures: Annotated[int, typer.Option(min=1, help="Words that a benchmark puts to more pictures than this are its template, and count for nothing.")] = 3,
+) -> None:
+    """Leave out what benchmarks show too: problems with the picture of an item, or with its words.
+
+    A run does the same with its training splits where `benchmarks` are configured.
+    """
+    from insightv.evaluation import clean
+
+    settings = DecontaminateConfig(distance=distance, words=words, pictures=pictures)
+    _show(str(out), clean.decontaminate(data, out, clean.named(against), settings))
 
 
 @app.command(rich_help_panel="Parts of a run")

@@ -132,6 +132,17 @@ class GenerateConfig(Settings):
     """Let the first path of a problem be one step ahead, so that the others find its prompt in the server's cache."""
 
 
+class DecontaminateConfig(Settings):
+    """When a training problem counts as shown by a benchmark (docs/sources.md)."""
+
+    distance: int = Field(5, ge=0, le=15)
+    """Bits of 64 in which the looks of a problem's and an item's picture differ at most; twice as many where a short question is the same too."""
+    words: int = Field(13, ge=5)
+    """Words in a row that a problem's and an item's question share; with fewer a question counts only beside a picture that looks alike."""
+    pictures: int = Field(3, ge=1)
+    """Words that a benchmark puts to more pictures than this are its template, and count for nothing."""
+
+
 class FilterConfig(Settings):
     """Which training problems get chains."""
 
@@ -444,6 +455,10 @@ class Config(Settings):
     seed: int = 0
     world: WorldConfig | None = None
     problems: SplitsConfig = SplitsConfig()
+    benchmarks: dict[str, Path | None] = {}
+    """Benchmarks by name (insightv/evaluation/benchmarks.py has them), each with the file or folder that holds it; null takes it from the hub."""
+    decontaminate: DecontaminateConfig | None = DecontaminateConfig()
+    """Training problems that one of `benchmarks` shows too are dropped; null keeps them."""
     models: ModelsConfig = ModelsConfig()
     prompts: PromptsConfig = PromptsConfig()
     local: LocalConfig = LocalConfig()

@@ -44,8 +44,9 @@ def plan(config: Config, corrected: int | None = None) -> Plan:
     c, steps = config, Plan(config, corrections.read(config.run, corrected))
     by_hand = corrections.digest(steps.by_hand)
     add = steps.add
-    files = [path for _, path in c.problems if path]
-    add("problems", (), start.make_problems, [c.world, c.problems, c.seed], outside=files)
+    checked = [c.decontaminate, *([name, path] for name, path in c.benchmarks.items())] if c.benchmarks and c.decontaminate else []
+    files = [path for _, path in c.problems if path] + _benchmark_files(c) * bool(checked)
+    add("problems", (), start.make_problems, [c.world, c.problems, c.seed, *checked], outside=files)
     trained = c.world and (c.world.retrain_base, c.world.base_steps)
     add("base", (), start.make_base, [trained, c.models.base, c.seed], apart=True, outside=_base_files(c))
 
@@ -95,6 +96,12 @@ def plan(config: Config, corrected: int | None = None) -> Plan:
 def needed(steps: Plan) -> set[str]:
     """The stages behind the configured rows and the report; a plan holds others too."""
     return steps.closure({name for name in steps.steps if re.fullmatch(r"evaluate-.*|truth", name)})
+
+
+def _benchmark_files(config: Config) -> list[Path]:
+    """The files behind the configured benchmarks; those from the hub are taken to stay as they are."""
+    paths = [path for path in config.benchmarks.values() if path]
+    return [file for path in paths for file in (sorted(path.rglob("[!.]*")) if path.is_dir() else [path])]
 
 
 def _base_files(config: Config) -> list[Path]:

@@ -132,7 +132,7 @@ def tell(summary: Summary) -> str:
     """A stage's summary in one line."""
     nested = {f"{name} {key}": value for name, part in summary.items() if isinstance(part, dict) for key, value in part.items() if name in SPLITS}
     plain = [(key.replace("_", " "), value) for key, value in (summary | nested).items() if isinstance(value, int | float | str)]
-    return ", ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in plain[:7])
+    return ", ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in plain[:8])
 
 
 def word_of(run: Path, name: str) -> dict[str, Any] | None:

@@ -1,6 +1,7 @@
 """Exit codes and messages of the command line: one line on stderr for what a user can mend, never a traceback."""
 
 import errno
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +13,9 @@ from PIL import Image
 from insightv import cli
 from insightv.config import TeacherDials
 from insightv.models.chat import EndpointDown
+from tests.evaluation.benchmark_rows import TABLES, picture, write_table
 
-WORK = ("demo", "run", "check", "import", "generate", "assess", "build", "train", "evaluate", "world")
+WORK = ("demo", "run", "check", "import", "decontaminate", "generate", "assess", "build", "train", "evaluate", "world")
 LOOKS = ("report", "results", "calibrate", "status", "defects", "ask", "publish", "journal")
 SMALL = Path(__file__).parent / "small.yaml"
 VERBS = (*WORK, *LOOKS)
@@ -83,6 +85,26 @@ def test_import_says_why_rows_were_left_out_and_can_end_at_the_first(
     assert call(monkeypatch, "import", str(rows), str(tmp_path / "stop"), *columns, "--on-error", "stop") == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert not (tmp_path / "stop" / "problems.jsonl").exists()
+
+
+def test_decontaminate_leaves_out_what_a_benchmark_shows(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "0.png").write_bytes(picture(0))
+    (tmp_path / "1.png").write_bytes(picture(1))
+    rows = [{"image": f"{number}.png", "question": "Which colour?", "answer": "x"} for number in range(2)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert call(monkeypatch, "import", str(tmp_path / "rows.jsonl"), str(tmp_path / "data"), "--images", str(tmp_path)) == 0
+    table = write_table(tmp_path / "mmstar.tsv", [TABLES["mmstar"](1)])
+    work = ("decontaminate", str(tmp_path / "data"), str(tmp_path / "out"), "--against")
+    capsys.readouterr()
+    assert call(monkeypatch, *work, f"mmstar={table}", "--distance", "3", "--words", "12", "--pictures", "2") == 0
+    assert "mmstar" in capsys.readouterr().out
+    assert len((tmp_path / "out" / "problems.jsonl").read_text(encoding="utf-8").splitlines()) == 1
+    said = json.loads((tmp_path / "out" / "manifest.json").read_text(encoding="utf-8"))["decontaminated"]
+    assert (said["removed"], said["distance"], said["words"], said["pictures"]) == (1, 3, 12, 2)
+    for against, error in (("mmlu=x", "no benchmark 'mmlu'"), (f"mme={tmp_path / 'none.tsv'}", "mme: there is no file or folder")):
+        assert call(monkeypatch, *work, against) == 2
+        said = capsys.readouterr().err
+        assert error in said and said.count("\n") == 1
 
 
 def test_the_teacher_needs_a_world(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

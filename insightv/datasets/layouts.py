@@ -6,7 +6,7 @@ A plain row has `question`, `answer` or `answers` (or `answer_index`, the place 
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import orjson
@@ -95,7 +95,8 @@ def evalkit(row: Fields) -> Iterator[Fields]:
     images = unfolded(row.get("image") or row.get("image_path"))
     images = images if isinstance(images, list) else [images] if images is not None else []
     if not any(_PLACED.search(option) for option in options):
-        question, images = _placed(question, images)
+        question, places = placed(question, len(images))
+        images = [images[place] for place in places]
     answers = unfolded(row.get("answer"))
     if not isinstance(answers, list) or not all(isinstance(answer, str) for answer in answers):
         answers = row.get("answer")
@@ -195,13 +196,19 @@ def unfolded(value: Any) -> Any:
         return value
 
 
-def _placed(question: str, images: list[Any]) -> tuple[str, list[Any]]:
-    """The question with `<image>` for each `<image 2>`, and the images in the order of these marks, those without a mark first."""
-    places = [int(number) - 1 for number in _PLACED.findall(question)]
-    if not places or len(set(places)) != len(places) or not all(0 <= place < len(images) for place in places):
-        return question, images
-    unmarked: Iterable[int] = (place for place in range(len(images)) if place not in places)
-    return _PLACED.sub("<image>", question), [images[place] for place in (*unmarked, *places)]
+def placed(text: str, count: int, *, strict: bool = False) -> tuple[str, list[int]]:
+    """The text with `<image>` for each mark `<image 2>`, and which of `count` images stand there, from 0: those that no mark names, then the marks'.
+
+    Where marks do not fit, for there is no such image or it is named twice, the text stays as it is and the images stand in order. `strict` takes an
+    image named twice twice, and raises `RowError` where there is no such image.
+    """
+    named = [int(number) - 1 for number in _PLACED.findall(text)]
+    beyond = [place for place in named if not 0 <= place < count]
+    if strict and beyond:
+        raise RowError("bad_mark", f"the question names image {beyond[0] + 1}, and there are {count}")
+    if beyond or (not strict and len(set(named)) != len(named)):
+        return text, list(range(count))
+    return _PLACED.sub("<image>", text), [place for place in range(count) if place not in named] + named
 
 
 def _names(row: Fields) -> str:

@@ -9,10 +9,10 @@ from insightv.images import ImageError, decode, digest
 from insightv.records import Problem
 from insightv.store import ImageStore, content_hash
 
-_TRAINED = ("train", "preference", "own", "plain")
+TRAINED = ("train", "preference", "own", "plain")
 _EVALUATED = ("test", "heldout", "development")
 
-_APART = (*((trained, evaluated) for trained in _TRAINED for evaluated in _EVALUATED), ("own", "train"))
+_APART = (*((trained, evaluated) for trained in TRAINED for evaluated in _EVALUATED), ("own", "train"))
 """Splits that share no problem: nothing evaluated is trained on, and the reasoner's own chains are of problems that are new to it.
 
 `preference` may share some with `train`: the paper takes its problems for DPO from there."""

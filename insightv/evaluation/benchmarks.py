@@ -5,7 +5,6 @@ it. What its rule of scoring needs stands in `meta`: `benchmark`, `index`, `clus
 columns of the source but for its images.
 """
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -17,8 +16,8 @@ from insightv.config import UserError
 from insightv.datasets.containers import read_rows
 from insightv.datasets.foreign import make_problem
 from insightv.datasets.formats import RowError
-from insightv.datasets.layouts import unfolded
-from insightv.datasets.pictures import Pictures
+from insightv.datasets.layouts import placed, unfolded
+from insightv.datasets.pictures import Picture, Pictures
 from insightv.records import Problem
 from insightv.store import ImageStore
 
@@ -31,7 +30,6 @@ _ROTATIONS = 10**6
 _REFERENCE = 64
 """Characters: what is shorter is no picture in base64, but the index of the row that has it."""
 _IMAGES = ("image", "image_path", "decoded_image")
-_MARK = re.compile(r"<image (\d)>")
 
 
 @dataclass(frozen=True)
@@ -58,9 +56,14 @@ def items(name: str, path: str, images: ImageStore, *, limit: int | None = None,
 
     `shard` is (i, n), from 1: every n-th item. A missing column and a row that cannot be read are a `UserError`: a benchmark is whole or none.
     """
+    return read_items(name, path, lambda picture: images.add(picture.data), limit=limit, shard=shard)
+
+
+def read_items(name: str, path: str, keep: Callable[[Picture], str], *, limit: int | None = None, shard: tuple[int, int] = (1, 1)) -> Iterator[Problem]:
+    """The same for whoever takes the pictures otherwise: `keep` is given each one and returns its digest."""
     benchmark = find(name)
     place = path or f"hub:{benchmark.hub}"
-    source = Source(name, benchmark, Pictures(Path(path).parent if path else Path()), images)
+    source = Source(name, benchmark, Pictures(Path(path).parent if path else Path()), keep)
     for number, (where, row) in enumerate(islice(read_rows(place), limit)):
         try:
             problem = source.problem(row, number, wanted=number % shard[1] == shard[0] - 1)
@@ -74,8 +77,8 @@ def items(name: str, path: str, images: ImageStore, *, limit: int | None = None,
 class Source:
     """The rows of one file, which may show each other's images."""
 
-    def __init__(self, name: str, benchmark: Benchmark, pictures: Pictures, images: ImageStore) -> None:
-        self._name, self._benchmark, self._pictures, self._images = name, benchmark, pictures, images
+    def __init__(self, name: str, benchmark: Benchmark, pictures: Pictures, keep: Callable[[Picture], str]) -> None:
+        self._name, self._benchmark, self._pictures, self._keep = name, benchmark, pictures, keep
         self._seen: dict[str, list[str]] = {}
         """Rows of a table that hold an image, by index: digests."""
 
@@ -92,7 +95,7 @@ class Source:
         digests = self._digests(row, index, is_table)
         if not wanted:
             return None
-        text, places = _placed(benchmark.asked(row), len(digests))
+        text, places = placed(benchmark.asked(row), len(digests), strict=True)
         facts = {column: unfolded(value) for column, value in row.items() if column not in (*_IMAGES, *benchmark.images)}
         cluster = str(benchmark.cluster(row)) if benchmark.cluster else index
         meta = {"benchmark": self._name, "index": index, "cluster": cluster, "row": facts}
@@ -108,7 +111,7 @@ class Source:
             raise RowError("image_missing", "the row has no image")
         if is_table and len(found) == 1 and isinstance(found[0], str) and len(found[0]) <= _REFERENCE and found[0] in self._seen:
             return self._seen[found[0]]
-        digests = [self._images.add(self._pictures.get(one).data) for one in found]
+        digests = [self._keep(self._pictures.get(one)) for one in found]
         if is_table:
             self._seen[index] = digests
         return digests
@@ -124,15 +127,6 @@ def find(name: str) -> Benchmark:
 def _check(wanted: Sequence[str], row: Row, layout: str) -> None:
     if missing := [column for column in wanted if column not in row]:
         raise RowError("missing_column", f"{layout} of it has the column{'s' * (len(missing) > 1)} {', '.join(missing)}; the row has {', '.join(row)}")
-
-
-def _placed(text: str, count: int) -> tuple[str, list[int]]:
-    """The text with `<image>` for every mark, and which image stands at each; images that no mark names come first."""
-    named = [int(number) - 1 for number in _MARK.findall(text)]
-    if beyond := [place for place in named if place >= count]:
-        raise RowError("bad_mark", f"the question names image {beyond[0] + 1}, and there are {count}")
-    before = [place for place in range(count) if place not in named]
-    return _MARK.sub("<image>", text), before + named
 
 
 # What is asked

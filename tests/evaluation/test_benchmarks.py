@@ -94,3 +94,16 @@ def test_what_is_no_benchmark_says_which_there_are(tmp_path: Path) -> None:
     broken = [{"index": "0", "image": "no base64!", "question": "q", "answer": "a"}]
     with pytest.raises(UserError, match="row 1"):
         list(items("chartqa", str(write_table(tmp_path / "broken.tsv", broken)), ImageStore(tmp_path)))
+
+
+@pytest.mark.parametrize("number", [0, 3, 12])
+def test_a_mark_without_an_image_is_refused(tmp_path: Path, number: int) -> None:
+    row = HUGGING_FACE["mmmu"](0) | {"question": f"See <image {number}>."}
+    with pytest.raises(UserError, match=f"row 1: bad mark: the question names image {number}, and there are 1"):
+        list(items("mmmu", str(write_parquet(tmp_path / "rows.parquet", [row])), ImageStore(tmp_path / "images")))
+
+
+def test_an_image_that_is_named_twice_stands_there_twice(tmp_path: Path) -> None:
+    row = HUGGING_FACE["mmmu"](3) | {"question": "Is <image 2> in <image 2>?"}
+    [problem] = items("mmmu", str(write_parquet(tmp_path / "rows.parquet", [row])), ImageStore(tmp_path / "images"))
+    assert problem.question.startswith("Is <image> in <image>?\nA. a <image>") and problem.images == (digest(picture(4)), *[digest(picture(5))] * 3)
