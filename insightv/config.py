@@ -456,7 +456,8 @@ class Config(Settings):
     world: WorldConfig | None = None
     problems: SplitsConfig = SplitsConfig()
     benchmarks: dict[str, Path | None] = {}
-    """Benchmarks by name (insightv/evaluation/benchmarks.py has them), each with the file or folder that holds it; null takes it from the hub."""
+    """Published benchmarks by name, such as `mmstar: data/MMStar.tsv`, each with the file or folder that holds it, in Hugging Face's or VLMEvalKit's
+    layout; null takes it from the hub."""
     decontaminate: DecontaminateConfig | None = DecontaminateConfig()
     """Training problems that one of `benchmarks` shows too are dropped; null keeps them."""
     models: ModelsConfig = ModelsConfig()
@@ -479,8 +480,6 @@ class Config(Settings):
     dpo: DpoConfig = DpoConfig()
     systems: SystemsConfig = SystemsConfig()
     serve: ServeConfig = ServeConfig()
-    benchmarks: dict[str, Path | None] = {}
-    """Published benchmarks by name, such as `mmstar: data/MMStar.tsv`: a file or folder in Hugging Face's or VLMEvalKit's layout; null is from the hub."""
     evaluate: EvaluateConfig = EvaluateConfig()
     parallel: int = Field(2, ge=1)
     """Trainings and evaluations that run side by side, each in a process of its own."""

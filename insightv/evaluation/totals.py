@@ -26,6 +26,8 @@ class Scored:
     """What it shares with items that are no independent ones, of `Problem.meta` too."""
     row: Row
     value: float
+    sample: int = 0
+    """Which of several answers to it; a benchmark's number is the mean over samples."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +63,15 @@ def total(profile: str, benchmark: str, scored: Sequence[Scored], *, resamples: 
 
 def difference(profile: str, benchmark: str, before: Sequence[Scored], after: Sequence[Scored], *, resamples: int = RESAMPLES) -> Resampled:
     """After less before on the items that both have, in the total's unit; clusters are drawn whole."""
-    way, common = _way(profile, benchmark), {one.item for one in before} & {one.item for one in after}
-    was, now = (_clusters(way, [one for one in scored if one.item in common]) for scored in (before, after))
+    way, common = _way(profile, benchmark), {(one.item, one.sample) for one in before} & {(one.item, one.sample) for one in after}
+    was, now = (_clusters(way, [one for one in scored if (one.item, one.sample) in common]) for scored in (before, after))
     changes = {stratum: {name: (now[stratum][name][0] - value, number) for name, (value, number) in clusters.items()} for stratum, clusters in was.items()}
     return _resampled(way, changes, resamples, benchmark)
+
+
+def counts_whole(profile: str, benchmark: str) -> bool:
+    """Whether a cluster means something only with all its items: the rotations of a question, the two questions about an image."""
+    return _way(profile, benchmark).cluster is not _mean
 
 
 def is_binary(profile: str, benchmark: str) -> bool:
@@ -181,9 +188,18 @@ def _clusters(way: _Way, scored: Sequence[Scored]) -> Clusters:
     grouped: dict[str, dict[str, list[Scored]]] = defaultdict(lambda: defaultdict(list))
     for one in scored:
         grouped[way.stratum(one.row)][one.cluster].append(one)
-    found = {stratum: {name: way.cluster(items) for name, items in clusters.items()} for stratum, clusters in grouped.items()}
+    found = {stratum: {name: _over_samples(way, items) for name, items in clusters.items()} for stratum, clusters in grouped.items()}
     counted = {stratum: {name: pair for name, pair in clusters.items() if pair[1]} for stratum, clusters in found.items()}
     return {stratum: clusters for stratum, clusters in counted.items() if clusters}
+
+
+def _over_samples(way: _Way, items: Sequence[Scored]) -> tuple[float, float]:
+    """A cluster's sum and number, each the mean over samples: what all rotations of a question must be is right within one."""
+    samples: dict[int, list[Scored]] = defaultdict(list)
+    for one in items:
+        samples[one.sample].append(one)
+    pairs = [way.cluster(some) for some in samples.values()]
+    return sum(value for value, _ in pairs) / len(pairs), sum(number for _, number in pairs) / len(pairs)
 
 
 def _resampled(way: _Way, clusters: Clusters, resamples: int, benchmark: str) -> Resampled:

@@ -52,15 +52,15 @@ class Contrast:
 def contrast(before: Result, after: Result) -> Contrast:
     """Hold two results of one benchmark under one profile against each other."""
     name, profile = before.benchmark, before.profile
-    old, new = ({one.item: one for one in result.scored} for result in (before, after))
+    old, new = values(before), values(after)
     both = [item for item in old if item in new]
     if not both:
         raise UserError(f"{name}: {before.row} and {after.row} have no scored item in common; answer the same items with both")
-    changed = difference(profile, name, [old[item] for item in both], [new[item] for item in both])
-    helped = tuple(item for item in both if new[item].value > old[item].value)
-    hurt = tuple(item for item in both if new[item].value < old[item].value)
+    changed = difference(profile, name, before.scored, after.scored)
+    helped = tuple(item for item in both if new[item] > old[item])
+    hurt = tuple(item for item in both if new[item] < old[item])
     # Means over several samples are no longer right or wrong.
-    binary = is_binary(profile, name) and {one.value for one in (*old.values(), *new.values())} <= {0.0, 1.0}
+    binary = is_binary(profile, name) and {*old.values(), *new.values()} <= {0.0, 1.0}
     top = before.total.top
     return Contrast(
         benchmark=name,
@@ -78,6 +78,14 @@ def contrast(before: Result, after: Result) -> Contrast:
         hurt=hurt,
         unchanged=len(both) - len(helped) - len(hurt),
     )
+
+
+def values(result: Result) -> dict[str, float]:
+    """Each item's mark, the mean over its samples."""
+    marks: dict[str, list[float]] = {}
+    for one in result.scored:
+        marks.setdefault(one.item, []).append(one.value)
+    return {item: fmean(several) for item, several in marks.items()}
 
 
 def corrected(contrasts: Sequence[Contrast]) -> list[Contrast]:

@@ -1,5 +1,6 @@
 """Score predictions by a profile's rules: offline, as often as one likes, and with what no rule could read counted apart."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ import orjson
 
 from insightv.evaluation.profiles import mark
 from insightv.evaluation.suite.predictions import Prediction, asking_of, folder, items, standing
-from insightv.evaluation.totals import Scored, Total, total
+from insightv.evaluation.totals import Scored, Total, counts_whole, total
 from insightv.files import replacing
 from insightv.records import Problem
 
@@ -45,7 +46,7 @@ class Result:
     items: int
     """That the benchmark has here."""
     missing: int
-    """Items without any scored answer: never asked, or all failed. They are in no number."""
+    """Items in no number: never asked, or failed, or of a cluster that counts only whole and has such an item."""
     unparsed: int
     truncated: int
     failed: int
@@ -67,7 +68,7 @@ def score(run: Path, benchmark: str, row: str, profile: str, found: Mapping[tupl
     with replacing(run / "benchmarks" / benchmark / "scores" / profile / f"{row}.jsonl") as file:
         file.writelines(orjson.dumps(verdict, option=orjson.OPT_APPEND_NEWLINE) for verdict in made)
     good = [one for one in predictions.values() if one.status == "ok"]
-    scored = tuple(_scored(made, wanted))
+    scored = tuple(_scored(made, wanted, counts_whole(profile, benchmark)))
     return Result(
         benchmark=benchmark,
         row=row,
@@ -76,7 +77,7 @@ def score(run: Path, benchmark: str, row: str, profile: str, found: Mapping[tupl
         scored=scored,
         verdicts=tuple(made),
         items=len(wanted),
-        missing=len(wanted) - len(scored),
+        missing=len(wanted) - len({one.item for one in scored}),
         unparsed=sum(verdict.value is not None and verdict.read is None for verdict in made),
         truncated=sum(verdict.truncated for verdict in made),
         failed=sum(verdict.value is None for verdict in made),
@@ -104,12 +105,11 @@ def _verdict(prediction: Prediction, problem: Problem, profile: str, found: str 
     return Verdict(prediction.item, prediction.sample, made.value, made.read, truncated, by_judge=bool(found))
 
 
-def _scored(verdicts: Iterable[Verdict], wanted: Mapping[str, Problem]) -> Iterable[Scored]:
-    """Items with their mean over samples, in the benchmark's order."""
-    values: dict[str, list[float]] = {}
-    for verdict in verdicts:
-        if verdict.value is not None:
-            values.setdefault(verdict.item, []).append(verdict.value)
-    for index, problem in wanted.items():
-        if index in values:
-            yield Scored(index, str(problem.meta["cluster"]), problem.meta["row"], fmean(values[index]))
+def _scored(verdicts: Iterable[Verdict], wanted: Mapping[str, Problem], whole: bool) -> list[Scored]:
+    """What the benchmark's number is made of; where clusters count `whole`, no part of one that lacks a mark."""
+    clusters = {index: str(problem.meta["cluster"]) for index, problem in wanted.items()}
+    marked = [one for one in verdicts if one.value is not None]
+    if whole:
+        size, there = Counter(clusters.values()), Counter((clusters[one.item], one.sample) for one in marked)
+        marked = [one for one in marked if there[clusters[one.item], one.sample] == size[clusters[one.item]]]
+    return [Scored(one.item, clusters[one.item], wanted[one.item].meta["row"], one.value, one.sample) for one in marked if one.value is not None]

@@ -8,7 +8,7 @@ import numpy as np
 
 from insightv.evaluation.report import shown_p
 from insightv.evaluation.statistics import Rate, Resampled
-from insightv.evaluation.suite.contrast import Contrast, average
+from insightv.evaluation.suite.contrast import Contrast, average, values
 from insightv.evaluation.suite.score import Result
 
 Table = list[dict[str, object]]
@@ -59,8 +59,8 @@ def effects(results: Sequence[Result]) -> Table:
     for without, with_chain in AGAINST:
         for row in (row for row in rows if row == with_chain or (with_chain == "pair" and row.startswith("pair+"))):
             for name in (name for name in rows.get(without, {}) if name in rows[row]):
-                before = {one.item: one.value for one in rows[without][name].scored}
-                changes = [one.value - before[one.item] for one in rows[row][name].scored if one.item in before]
+                before, after = values(rows[without][name]), values(rows[row][name])
+                changes = [value - before[item] for item, value in after.items() if item in before]
                 helped, hurt = sum(change > 0 for change in changes), sum(change < 0 for change in changes)
                 unchanged = len(changes) - helped - hurt
                 table.append({"chain": f"{row} against {without}", "benchmark": name, "helped": helped, "hurt": hurt, "unchanged": unchanged})
