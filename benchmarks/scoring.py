@@ -14,7 +14,7 @@ from insightv.scoring import scored
 from insightv.store import ImageStore, write_records
 from tests.evaluation.benchmark_rows import HUGGING_FACE, write_parquet
 
-_WORDS = "the picture shows a red disc on the left of two blue bars so that the answer is B because 12 of 1,250 are larger yes no (C) A.".split()
+_TEXT = "the picture shows a red disc on the left of two blue bars so that the answer is B because 12 of 1,250 are larger yes no (C) A."
 
 
 def fill(run: Path, scratch: Path, name: str, count: int, draw: random.Random) -> None:
@@ -28,7 +28,7 @@ def fill(run: Path, scratch: Path, name: str, count: int, draw: random.Random) -
     save_asking(folder(run, name, "pair"), asking)
     with adding(folder(run, name, "pair") / "1-of-1.jsonl") as lines:
         for problem in problems:
-            texts = [" ".join(draw.choices(_WORDS, k=words)) for words in (300, draw.choice((1, 1, 5, 30)))]
+            texts = [" ".join(draw.choices(_TEXT.split(), k=words)) for words in (300, draw.choice((1, 1, 5, 30)))]
             lines.add(
                 Prediction(
                     benchmark=name,
