@@ -34,6 +34,7 @@ LAYERS = (
         "showing",
         "hosting",
         "benchmarking",
+        "scoring",
         "verbs",
         "child",
         "results",
