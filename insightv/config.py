@@ -447,6 +447,24 @@ class EvaluateConfig(Settings):
     """Finds the answer in replies in which a rule finds none, where `insightv evaluate score --judge` asks it to; it never scores."""
 
 
+class CellConfig(Settings):
+    """A part of an ablation: rows of the table under settings of their own."""
+
+    rows: tuple[str, ...]
+    seeds: tuple[int, ...]
+    set: dict[str, Any] = {}
+    """What differs from the config, by dotted name, as `world.difficulty: 0.5`. Cells that differ in nothing share their runs."""
+
+
+class AblateConfig(Settings):
+    """What `insightv ablate` trains and evaluates: a run for every seed and every set of settings, in the config's `run`."""
+
+    cells: dict[str, CellConfig] = {}
+    """By name. `core` and `controls` are compared, `quarter`, `half` .. are points of the curve of data, `surface-..` of the response surface."""
+    contrasts: tuple[tuple[str, str, str], ...] = ()
+    """Comparisons beside `systems.primary`: (before, after, what it asks). Reported without correction, as answers to their questions."""
+
+
 class Config(Settings):
     """A whole run."""
 
@@ -481,6 +499,7 @@ class Config(Settings):
     systems: SystemsConfig = SystemsConfig()
     serve: ServeConfig = ServeConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    ablate: AblateConfig = AblateConfig()
     parallel: int = Field(2, ge=1)
     """Trainings and evaluations that run side by side, each in a process of its own."""
 

@@ -34,6 +34,17 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
         raise UserError(f"{path}: {_explain(error)}") from None
 
 
+def changed(config: Config, settings: Mapping[str, Any]) -> Config:
+    """The config with settings by dotted name; raises `UserError` in one line."""
+    values = config.model_dump(mode="json")
+    for name, value in settings.items():
+        _put(values, name, value, f"{name}={value}")
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise UserError(_explain(error)) from None
+
+
 def save_config(config: Config, path: Path) -> None:
     """Write the resolved config as YAML, beside and renamed."""
     part = path.with_name(path.name + ".part")
@@ -52,6 +63,13 @@ def _apply(values: dict[str, Any], override: str) -> None:
     name, equals, text = override.partition("=")
     if not equals:
         raise UserError(f"override {override!r} must read name=value, as in generate.n=5")
+    try:
+        _put(values, name, yaml.safe_load(text), override)
+    except yaml.YAMLError as error:
+        raise UserError(f"override {override!r}: {text!r} is not a YAML value: {' '.join(str(error).split())}") from None
+
+
+def _put(values: dict[str, Any], name: str, value: Any, override: str) -> None:
     *parents, leaf = name.strip().split(".")
     for parent in parents:
         # A section without a line is None.
@@ -59,10 +77,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
         values = values[parent]
         if not isinstance(values, dict):
             raise UserError(f"override {override!r}: {parent} is a value, not a section")
-    try:
-        values[leaf] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"override {override!r}: {text!r} is not a YAML value: {' '.join(str(error).split())}") from None
+    values[leaf] = value
 
 
 def _explain(error: ValidationError) -> str:
