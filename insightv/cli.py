@@ -305,6 +305,30 @@ def results(
     typer.echo(out or text)
 
 
+@app.command(rich_help_panel="Whole runs")
+def ablate(
+    config: ConfigFile,
+    overrides: Overrides,
+    cells: Annotated[list[str], typer.Option("--cell", metavar="NAME", help="Make this one alone. May be repeated.", default_factory=list, show_default=False)],
+    seeds: Annotated[list[int], typer.Option("--seed", help="Make this seed alone. May be repeated.", default_factory=list, show_default=False)],
+    out: Annotated[Path | None, typer.Option(help="Markdown file to write, plots beside it; without it RUN/results.md.", show_default=False)] = None,
+    retry_failed: RetryFailed = False,
+) -> None:
+    """Train and evaluate the cells of `ablate.cells` over their seeds, and write what they found with intervals, tests and plots.
+
+    Runs of one seed take from each other what they have in common. The same command goes on where it was stopped; what is finished is in the page.
+    """
+    settings = load_config(config, overrides)
+    from insightv import ablation
+    from insightv.results.ablation import write
+
+    parts = ablation.ablate(settings, cells, seeds, retry_failed=retry_failed, say=typer.echo)
+    page = out or settings.run / "results.md"
+    for line in write(settings, parts, page):
+        typer.echo(f"not finished: {line}")
+    typer.echo(page)
+
+
 @app.command(rich_help_panel="Look at a run")
 def calibrate(
     run: RunFolder,

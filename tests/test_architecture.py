@@ -36,6 +36,7 @@ LAYERS = (
         "benchmarking",
         "scoring",
         "verbs",
+        "ablation",
         "child",
         "results",
         "publish",

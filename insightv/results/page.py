@@ -23,9 +23,9 @@ def page(splits: Mapping[str, Sequence[Seed]], baseline: str, primary: Sequence[
         blocks += [
             f"## {split.capitalize()} split",
             f"{sizes}. {_sharing(seeds)}{'' if split == 'test' else ' In the same form as the test split, which decides.'}",
-            _table(lines(seeds)),
+            table(lines(seeds)),
             *_comparisons(split, seeds, baseline, primary),
-            *_errors(seeds, baseline),
+            *errors(seeds, baseline),
         ]
     return "\n\n".join(blocks) + "\n"
 
@@ -35,7 +35,7 @@ def sentence(contrast: Contrast, planned: bool = True) -> str:
     c = contrast
     if not c.mean.n:
         return f"{c.after} - {c.before}: no scored problem in common."
-    figures = f"{c.after} - {c.before} = {_points(c.mean)} points, {c.agreeing} of {len(c.seeds)} seeds in this direction"
+    figures = f"{c.after} - {c.before} = {points(c.mean)} points, {c.agreeing} of {len(c.seeds)} seeds in this direction"
     interval = c.strict if planned else c.mean
     if interval.low > 0:
         finding = f"{c.after} was better"
@@ -56,13 +56,14 @@ def _sharing(seeds: Sequence[Seed]) -> str:
     )
 
 
-def _table(rows: Sequence[Line]) -> str:
+def table(rows: Sequence[Line]) -> str:
+    """Every row and seed, and what the columns mean."""
     groups = list(dict.fromkeys(group for line in rows for group in line.groups))
     head = ["row", "seed", "macro [95%]", *groups, "chain correct", "fix", "mislead", "tokens", "updates", "unparsed"]
     body = []
     for line in rows:
-        cells = [line.system, "mean" if line.seed is None else str(line.seed), _interval(line.macro), *(_percent(line.groups.get(g)) for g in groups)]
-        cells += [_percent(line.chain_right), _percent(line.fix), _percent(line.mislead), f"{line.tokens:.0f}", f"{line.updates:.0f}"]
+        cells = [line.system, "mean" if line.seed is None else str(line.seed), interval(line.macro), *(percent(line.groups.get(g)) for g in groups)]
+        cells += [percent(line.chain_right), percent(line.fix), percent(line.mislead), f"{line.tokens:.0f}", f"{line.updates:.0f}"]
         cells.append(f"{line.unparsed:.3g}" + (f" ({line.owed} owed)" if line.owed else ""))
         body.append([f"**{cell}**" if line.seed is None and cell else cell for cell in cells])
     note = (
@@ -70,7 +71,7 @@ def _table(rows: Sequence[Line]) -> str:
         "not only its answer. fix = P(answer right | chain wrong), mislead = P(answer wrong | chain right). Tokens are those written per answer; "
         "updates are the optimizer steps of all models of a row."
     )
-    return f"{_markdown(head, body)}\n\n{note}"
+    return f"{markdown(head, body)}\n\n{note}"
 
 
 def _comparisons(split: str, seeds: Sequence[Seed], baseline: str, primary: Sequence[tuple[str, str]]) -> list[str]:
@@ -81,17 +82,17 @@ def _comparisons(split: str, seeds: Sequence[Seed], baseline: str, primary: Sequ
         found = contrasts(seeds, primary)
         wide = f"{100 * (1 - 0.05 / len(primary)):.1f}%"
         said = f"Brackets are 95% intervals; whether an order is established is decided by the {wide} interval (Bonferroni over {len(primary)})."
-        blocks += ["### Comparisons written down beforehand", _tests(found), "\n".join(f"- {sentence(c)}" for c in found), said]
+        blocks += ["### Comparisons written down beforehand", tests(found), "\n".join(f"- {sentence(c)}" for c in found), said]
     if baseline in rows and rows[-1] != baseline:
         [last] = contrasts(seeds, [(baseline, rows[-1])])
         kept = all(test.difference.value >= PROMISE and test.p < PROMISE_P for test in last.seeds.values())
         promise = f" The demo's promise, at least {100 * PROMISE:.0f} points and p < {PROMISE_P} in every seed: **{'kept' if kept else 'not kept'}**."
-        blocks += [f"### {last.after} against {baseline}", _tests([last], holm=False), sentence(last, planned=False) + promise * (split == "test")]
+        blocks += [f"### {last.after} against {baseline}", tests([last], holm=False), sentence(last, planned=False) + promise * (split == "test")]
     pairs = [(baseline, row) for row in rows if row.startswith("pair") and baseline in rows]
     if pairs and any(problem.meta.get("group") == "perception" for seed in seeds for problem in seed.problems.values()):
         seen = contrasts(seeds, pairs, lambda problem: problem.meta.get("group") == "perception")
-        verdicts = "\n".join(f"- {c.after}: {_points(c.mean)} points against {baseline}, {_kept(c.mean)}." for c in seen)
-        blocks += ["### Is perception kept?", "Families of pure perception alone, paired; allowed is a loss of 1 point.", _tests(seen, holm=False), verdicts]
+        verdicts = "\n".join(f"- {c.after}: {points(c.mean)} points against {baseline}, {_kept(c.mean)}." for c in seen)
+        blocks += ["### Is perception kept?", "Families of pure perception alone, paired; allowed is a loss of 1 point.", tests(seen, holm=False), verdicts]
     return blocks
 
 
@@ -101,24 +102,26 @@ def _kept(mean: Rate) -> str:
     return "kept" if mean.low >= -PERCEPTION_LOSS else "kept, though the interval does not exclude a larger loss"
 
 
-def _tests(found: Sequence[Contrast], holm: bool = True) -> str:
+def tests(found: Sequence[Contrast], holm: bool = True) -> str:
+    """Contrasts seed by seed and over the seeds."""
     head = ["comparison", "seed", "difference in points [95%]", "p (exact McNemar)", *(["p (Holm)"] * holm), "helped / hurt", "detectable"]
     body = []
     for contrast in found:
         name = f"{contrast.after} - {contrast.before}"
         body += [_test(name, seed, test, holm) for seed, test in contrast.seeds.items()]
         if len(contrast.seeds) > 1:
-            cells = [name, "mean", _points(contrast.mean), "", *([""] * holm), "", f"{100 * contrast.detectable:.1f}"]
+            cells = [name, "mean", points(contrast.mean), "", *([""] * holm), "", f"{100 * contrast.detectable:.1f}"]
             body.append([f"**{cell}**" if cell else cell for cell in cells])
-    return _markdown(head, body)
+    return markdown(head, body)
 
 
 def _test(name: str, seed: int, test: Comparison, holm: bool) -> list[str]:
     corrected = [_p(test.p if test.p_holm is None else test.p_holm)] * holm
-    return [name, str(seed), _points(test.difference), _p(test.p), *corrected, f"{len(test.helped)} / {len(test.hurt)}", f"{100 * test.detectable:.1f}"]
+    return [name, str(seed), points(test.difference), _p(test.p), *corrected, f"{len(test.helped)} / {len(test.hurt)}", f"{100 * test.detectable:.1f}"]
 
 
-def _errors(seeds: Sequence[Seed], baseline: str) -> list[str]:
+def errors(seeds: Sequence[Seed], baseline: str) -> list[str]:
+    """Where chains go wrong, and what the final answer makes of them."""
     rows = [row for row in seeds[0].systems if any(seed.faults[row] for seed in seeds)]
     if not rows:
         return []
@@ -127,10 +130,10 @@ def _errors(seeds: Sequence[Seed], baseline: str) -> list[str]:
         counts = taxonomy(seeds, row)
         wrong = counts.total() - counts[RIGHT]
         kinds.append([row, f"{wrong} of {counts.total()}", *(_part(counts[fault], wrong) for fault in FAULTS)])
-    blocks = ["### Wrong chains, by the first thing wrong with them", _markdown(["row", "wrong chains", *FAULTS], kinds)]
+    blocks = ["### Wrong chains, by the first thing wrong with them", markdown(["row", "wrong chains", *FAULTS], kinds)]
     blocks.append("Shares of the wrong chains in %, here and below counted over all seeds.")
     head = ["row", "chain", "chains", "answer right [95%]", "misled", "own answer wrong", "of these corrected [95%]"]
-    blocks += ["### Fix and mislead, by error", _markdown(head, [_outcome(row, outcome) for row in rows for outcome in outcomes(seeds, row)])]
+    blocks += ["### Fix and mislead, by error", markdown(head, [_outcome(row, outcome) for row in rows for outcome in outcomes(seeds, row)])]
     blocks.append("Corrected are answers that became right though the chain's own answer was wrong; the rest of the right ones were right by luck already.")
     return blocks + _headroom(seeds, rows, [row for row in seeds[0].systems if row == baseline or ROWS.get(row, ("",))[0] == "solve_direct"])
 
@@ -140,31 +143,35 @@ def _headroom(seeds: Sequence[Seed], rows: Sequence[str], direct: Sequence[str])
     if not found:
         return []
     head = ["chains of", "direct answers of", "wrong chains", "direct right, of these [95%]", "oracle union - chain, points [95%]"]
-    body = [[row, h.direct, str(h.rescue.n), _interval(h.rescue), _points(h.union)] for row, h in found]
+    body = [[row, h.direct, str(h.rescue.n), interval(h.rescue), points(h.union)] for row, h in found]
     note = "The oracle always takes the right one of the chain's own answer and the direct one: the most that looking again could give."
-    return ["### Headroom", _markdown(head, body), note]
+    return ["### Headroom", markdown(head, body), note]
 
 
 def _outcome(row: str, outcome: Outcome) -> list[str]:
     if outcome.fault == RIGHT:
-        return [row, "correct", str(outcome.answered.n), _interval(outcome.answered), _percent(1 - outcome.answered.value), "", ""]
-    corrected = [str(outcome.corrected.n), _interval(outcome.corrected)]
-    return [row, f"wrong: {outcome.fault}", str(outcome.answered.n), _interval(outcome.answered), "", *corrected]
+        return [row, "correct", str(outcome.answered.n), interval(outcome.answered), percent(1 - outcome.answered.value), "", ""]
+    corrected = [str(outcome.corrected.n), interval(outcome.corrected)]
+    return [row, f"wrong: {outcome.fault}", str(outcome.answered.n), interval(outcome.answered), "", *corrected]
 
 
-def _markdown(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
+def markdown(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
+    """A table."""
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *body))
 
 
-def _percent(value: float | None) -> str:
+def percent(value: float | None) -> str:
+    """A share in percent; empty where there is none."""
     return "" if value is None or isnan(value) else f"{100 * value:.1f}"
 
 
-def _interval(rate: Rate) -> str:
+def interval(rate: Rate) -> str:
+    """A share in percent with its interval; empty where there is none."""
     return "" if isnan(rate.value) else f"{100 * rate.value:.1f} [{100 * rate.low:.1f}, {100 * rate.high:.1f}]"
 
 
-def _points(rate: Rate) -> str:
+def points(rate: Rate) -> str:
+    """A difference in points with its interval."""
     return "" if isnan(rate.value) else f"{100 * rate.value:+.1f} [{100 * rate.low:+.1f}, {100 * rate.high:+.1f}]"
 
 

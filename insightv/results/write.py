@@ -28,9 +28,9 @@ def results(runs: Sequence[Path], out: Path | None = None) -> str:
     if len(set(numbers)) < len(numbers):
         raise UserError(f"two of the runs have the same seed ({', '.join(map(str, numbers))}); give each seed once")
     for run, config in zip(runs, configs, strict=True):
-        _check_whole(run, config)
+        check_whole(run, config)
     splits: dict[str, list[Seed]] = {
-        split: [_seed(run, config, split) for run, config in zip(runs, configs, strict=True)] for split in configs[0].systems.splits
+        split: [read_seed(run, config, split) for run, config in zip(runs, configs, strict=True)] for split in configs[0].systems.splits
     }
     title = f"# Results\n\nWritten by `insightv results {' '.join(map(str, runs))}`, not by hand.\n\n"
     text = title + page(splits, configs[0].systems.baseline, configs[0].systems.primary)
@@ -45,8 +45,8 @@ def _shared(config: Config) -> dict[str, Any]:
     return config.model_dump(mode="json", exclude={"run", "seed", "parallel"})
 
 
-def _check_whole(run: Path, config: Config) -> None:
-    """Every row is there and was made from what lies in the run now."""
+def check_whole(run: Path, config: Config) -> None:
+    """That every row is there and was made from what lies in the run now; else a `UserError`."""
     for row in config.systems.rows:
         for need, digest in _manifest(run, f"evaluate-{row}")["inputs"].items():
             if content_hash(_manifest(run, need)["outputs"]) != digest:
@@ -61,7 +61,8 @@ def _manifest(run: Path, stage: str) -> dict[str, Any]:
     return manifest
 
 
-def _seed(run: Path, config: Config, split: str) -> Seed:
+def read_seed(run: Path, config: Config, split: str) -> Seed:
+    """The rows of a config as a finished run has them, of one split."""
     file = "solutions.jsonl" if split == "test" else f"{split}.jsonl"
     problems = {problem.id: problem for problem in read_problems(run / "problems" / f"{split}.jsonl")}
     systems = {row: list(read_records(run / f"evaluate-{row}" / file, Solution)) for row in config.systems.rows}

@@ -1,0 +1,76 @@
+"""The paper's ablation as one command: cells of rows, settings and seeds, each a run that takes from the others what they have in common."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from insightv import verbs
+from insightv.config import CellConfig, Config, UserError
+from insightv.config_file import changed
+from insightv.loop import row_of
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One run of an ablation."""
+
+    cells: tuple[str, ...]
+    seed: int
+    config: Config
+
+
+def ablate(config: Config, cells: Sequence[str], seeds: Sequence[int], *, retry_failed: bool, say: Callable[[str], None]) -> list[Part]:
+    """Make the runs of the named cells and seeds, or of all; returns all parts of the ablation, whose results `results.ablation` reads.
+
+    Repeating the command goes on where it was stopped. A stage that another run of the same seed has made from the same things is taken from there.
+    """
+    chosen = _chosen(config, cells)
+    known = {seed for cell in config.ablate.cells.values() for seed in cell.seeds}
+    if strange := [seed for seed in seeds if seed not in known]:
+        raise UserError(f"no cell has the seed {strange[0]}; there are {', '.join(map(str, sorted(known)))}")
+    for part in parts(config, chosen):
+        if not seeds or part.seed in seeds:
+            say(f"{part.config.run}: {', '.join(part.config.systems.rows)}")
+            verbs.run(part.config, retry_failed=retry_failed)
+    return parts(config, config.ablate.cells)
+
+
+def parts(config: Config, cells: Mapping[str, CellConfig]) -> list[Part]:
+    """The runs of some cells, seed by seed, those with the config's own settings first: the others take from them."""
+    grouped: dict[tuple[int, str], list[str]] = {}
+    for name, cell in cells.items():
+        for seed in cell.seeds:
+            grouped.setdefault((seed, json.dumps(cell.set, sort_keys=True)), []).append(name)
+    ordered = sorted(grouped.items(), key=lambda item: (item[0][0], item[0][1] != "{}"))
+    return [Part(tuple(names), seed, _part(config, cells, names, seed)) for (seed, _), names in ordered]
+
+
+def _part(config: Config, cells: Mapping[str, CellConfig], names: Sequence[str], seed: int) -> Config:
+    settings = dict(cells[names[0]].set)
+    folder = config.run / (f"{_variant(config, settings)}-seed-{seed}" if settings else f"seed-{seed}")
+    rows = list(dict.fromkeys(row for name in names for row in cells[name].rows))
+    for row in rows:
+        row_of(row, config, f"ablate.cells.{names[0]}.rows")
+    # Rows that were made before, for cells that are not asked for now, stay in the table.
+    there = [path.parent.name.removeprefix("evaluate-") for path in sorted(folder.glob("evaluate-*/manifest.json"))]
+    rows += [row for row in there if row not in rows]
+    primary = [list(pair) for pair in config.systems.primary if set(pair) <= set(rows)]
+    baseline = config.systems.baseline if config.systems.baseline in rows else rows[0]
+    others = [str(other) for other in sorted(config.run.glob(f"*seed-{seed}")) if other != folder]
+    own: dict[str, Any] = {"run": str(folder), "seed": seed, "journal": str(config.journal or config.run / "journal"), "reuse": others}
+    return changed(config, settings | own | {"systems.rows": rows, "systems.primary": primary, "systems.baseline": baseline})
+
+
+def _variant(config: Config, settings: Mapping[str, Any]) -> str:
+    """The name of the first cell with these settings: one name whichever cells are asked for."""
+    return next(name for name, cell in config.ablate.cells.items() if cell.set == settings)
+
+
+def _chosen(config: Config, names: Sequence[str]) -> Mapping[str, CellConfig]:
+    cells = config.ablate.cells
+    if not cells:
+        raise UserError("the config has no ablate.cells; configs/ablation.yaml has the paper's")
+    if unknown := [name for name in names if name not in cells]:
+        raise UserError(f"no cell {unknown[0]!r}; there are {', '.join(cells)}")
+    return {name: cells[name] for name in names or cells}
