@@ -26,7 +26,10 @@ def complaint(path: Path, *overrides: str) -> str:
     return message
 
 
-@pytest.mark.parametrize("name", ["demo", "laptop", "paper"])
+SHIPPED = ("ablation", "demo", "laptop", "paper")
+
+
+@pytest.mark.parametrize("name", SHIPPED[1:])
 def test_a_shipped_config_parses(name: str) -> None:
     config = load_config(CONFIGS / f"{name}.yaml")
     assert config.systems.baseline in config.systems.rows
@@ -34,7 +37,18 @@ def test_a_shipped_config_parses(name: str) -> None:
 
 
 def test_every_shipped_config_is_tested() -> None:
-    assert {path.stem for path in CONFIGS.glob("*.yaml")} == {"demo", "laptop", "paper"}
+    assert {path.stem for path in CONFIGS.glob("*.yaml")} == set(SHIPPED)
+
+
+def test_the_ablation_is_the_laptops_experiment_with_cells() -> None:
+    ablation, laptop = (load_config(CONFIGS / f"{name}.yaml") for name in ("ablation", "laptop"))
+    apart = {"run", "systems", "ablate"}
+    assert ablation.model_dump(exclude=apart) == laptop.model_dump(exclude=apart)
+    assert ablation.systems.model_dump(exclude={"rows", "primary"}) == laptop.systems.model_dump(exclude={"rows", "primary"})
+    rows = {name: set(cell.rows) for name, cell in ablation.ablate.cells.items()}
+    assert {row for pair in ablation.systems.primary for row in pair} <= rows["core"]
+    assert {row for before, after, _ in ablation.ablate.contrasts for row in (before, after)} <= rows["core"] | rows["controls"]
+    assert all(len(ablation.ablate.cells[name].seeds) >= 3 for name in ("core", "controls", "quarter", "half"))
 
 
 def test_the_demo_has_what_its_promise_needs() -> None:
@@ -146,7 +160,10 @@ def test_yaml_cannot_make_objects(tmp_path: Path) -> None:
     assert "not valid YAML" in complaint(written(tmp_path, "run: !!python/object/apply:os.getcwd []"))
 
 
-@pytest.mark.parametrize("name", ["demo", "laptop", "paper"])
+SHIPPED = ("ablation", "demo", "laptop", "paper")
+
+
+@pytest.mark.parametrize("name", SHIPPED[1:])
 def test_the_saved_config_is_the_same_config(tmp_path: Path, name: str) -> None:
     config = load_config(CONFIGS / f"{name}.yaml")
     save_config(config, tmp_path / "resolved.yaml")

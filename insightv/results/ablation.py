@@ -98,9 +98,7 @@ def page(config: Config, own: Cell, cells: Sequence[Cell], out: Path, missing: S
         *_surface(config, own, cells, out),
         "## Every row",
         table(lines(test)),
-        drawn.image(
-            out, "tokens", drawn.tokens([line for line in lines(test) if line.seed is None or len(test) == 1]), "Accuracy against tokens written per answer"
-        ),
+        drawn.image(out, "tokens", drawn.tokens(_means(test)), "Accuracy against tokens written per answer"),
         *errors(test, config.systems.baseline),
         *_training(config, own, out),
     ]
@@ -117,7 +115,7 @@ def _sizes(seeds: Sequence[Seed]) -> str:
 
 def _beside_the_paper(seeds: Sequence[Seed], baseline: str) -> str:
     rows = [row for row in PAPER if row in seeds[0].systems]
-    means = {line.system: line for line in lines(seeds) if line.seed is None or len(seeds) == 1}
+    means = {line.system: line for line in _means(seeds)}
     against = {one.after: one for one in contrasts(seeds, [(baseline, row) for row in rows if row != baseline])}
     body = []
     for row in rows:
@@ -128,6 +126,11 @@ def _beside_the_paper(seeds: Sequence[Seed], baseline: str) -> str:
     head = ["row", "in the paper", "macro here [95%]", f"over {baseline}, points [95%]", "seeds", "paper's average", "over its baseline"]
     note = "The paper's averages are of MMMU, ChartQA, MathVista and MMStar, in percent, on its own 7B base: only the order can be compared."
     return f"{markdown(head, body)}\n\n{note}"
+
+
+def _means(seeds: Sequence[Seed]) -> list[Line]:
+    """Every row over all seeds."""
+    return [line for line in lines(seeds) if line.seed is None or len(seeds) == 1]
 
 
 def _agreeing(contrast: Contrast) -> str:
@@ -195,7 +198,7 @@ def _surface(config: Config, own: Cell, cells: Sequence[Cell], out: Path) -> lis
         some = cell.seeds["test"]
         if not some or not set(GAIN) <= set(some[0].systems):
             continue
-        shown = {line.system: line for line in lines(some) if line.seed is None or len(some) == 1}
+        shown = {line.system: line for line in _means(some)}
         [gain] = contrasts(some, [GAIN])
         gains[place] = gain.mean
         figures = [interval(shown[row].macro) if row in shown else "" for row in ("base", "single-fair", "reasoner", "pair")]
