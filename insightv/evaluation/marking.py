@@ -29,8 +29,8 @@ def chosen(read: str | None, right: str) -> Mark:
 
 
 def text(value: float, reply: str) -> Mark:
-    """Of free text, which has no step of reading."""
-    return Mark(float(value), reply or None)
+    """Of free text, which has no step of reading: an empty reply is none, unless the rule credits it, as where an answer is but an article."""
+    return Mark(float(value), reply if reply or value else None)
 
 
 # Letters

@@ -2,12 +2,16 @@
 
 import json
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from insightv.evaluation.profiles import PROFILES, mark
 from insightv.evaluation.totals import Scored, Total, total
+from tests.conformance import replies
 
 GOLDEN = Path(__file__).parent / "golden"
 Line = dict[str, Any]
@@ -45,3 +49,11 @@ def test_frozen_marks_of_the_real_functions_are_met(profile: str, benchmark: str
 @pytest.mark.parametrize("line", lines("totals.jsonl"), ids=lambda line: f"{line['profile']}-{line['benchmark']}")
 def test_frozen_totals_of_the_real_functions_are_met(line: Line) -> None:
     assert total_of(line).score.value == pytest.approx(line["value"], abs=1e-9)
+
+
+@given(st.text(max_size=60), st.integers(0, 10**6))
+def test_no_rule_fails_on_any_text_or_credits_what_it_has_not_read(reply: str, seed: int) -> None:
+    for profile, rules in PROFILES.items():
+        for benchmark in rules:
+            found = mark(profile, benchmark, reply, replies.row(benchmark, replies.LAYOUTS[seed % 2], Random(seed)))
+            assert 0 <= found.value <= (found.read is not None), (profile, benchmark)
