@@ -18,8 +18,7 @@ from insightv.evaluation.suite.predictions import Asking, Prediction
 from insightv.files import explained, try_lock
 from insightv.loop import row_of
 from insightv.models.chat import Chat, Halted
-from insightv.models.meter import Meter
-from insightv.processes import heeding
+from insightv.processes import heeding, metered
 from insightv.progress import counting
 from insightv.records import Problem, Solution
 from insightv.scale.local import run as run_loop
@@ -60,9 +59,9 @@ def answer(config: Config, names: Sequence[str], *, limit: int | None, shard: tu
     """
     wanted = _wanted(config, names)
     models = {model for row in config.evaluate.rows for model in row_of(row, config, "evaluate.rows")[1]}
-    run, meter = Run(config.run, config.journal), Meter(config.budget)
+    run = Run(config.run, config.journal)
     # What failed before is owed, so it is asked again.
-    work = _Work(config, Context(config, run, lambda _: None, retry_failed=True, meter=meter), f"{shard[0]}-of-{shard[1]}", say)
+    work = _Work(config, Context(config, run, lambda _: None, retry_failed=True, meter=metered(config, run)), f"{shard[0]}-of-{shard[1]}", say)
     for model in sorted(models):
         if not _endpoint(config, model):
             _checkpoint(work, model)

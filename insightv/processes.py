@@ -52,9 +52,13 @@ def execute(
             path = run.folder / ".work" / "config.yaml"
             path.parent.mkdir(exist_ok=True)
             save_config(resolved, path)
-            paid = run.journal.bills(run.payer).values()
-            meter = Meter(config.budget, requests=sum(bill.requests for bill in paid), cost=sum(bill.cost for bill in paid))
-            asyncio.run(_Conductor(run, plan(resolved, corrected), path, corrected, retry_failed, meter).conduct(names))
+            asyncio.run(_Conductor(run, plan(resolved, corrected), path, corrected, retry_failed, metered(config, run)).conduct(names))
+
+
+def metered(config: Config, run: Run) -> Meter:
+    """The config's budget, less what the run has spent before."""
+    paid = run.journal.bills(run.payer).values()
+    return Meter(config.budget, requests=sum(bill.requests for bill in paid), cost=sum(bill.cost for bill in paid))
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from insightv.evaluation.suite.predictions import Prediction
 from insightv.evaluation.suite.score import Result, score, unread
 from insightv.evaluation.suite.sheet import markdown
 from insightv.files import replacing
-from insightv.models.meter import Meter
+from insightv.processes import metered
 from insightv.records import Problem
 from insightv.scale.local import map_records
 from insightv.scale.local import run as run_loop
@@ -120,7 +120,8 @@ def _config(run: Path, overrides: Sequence[str]) -> Config:
 
 async def _judged(config: Config, run: Path, profile: str, pairs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Found]:
     """What the judge found in replies that the rule cannot read, by benchmark and row."""
-    context = Context(config, Run(run, config.journal), lambda _: None, meter=Meter(config.budget))
+    here = Run(run, config.journal)
+    context = Context(config, here, lambda _: None, meter=metered(config, here))
     assert config.evaluate.judge
     async with context.asking([config.evaluate.judge]) as [judge]:
 

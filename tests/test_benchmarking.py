@@ -13,10 +13,11 @@ import orjson
 import pytest
 
 from insightv.benchmarking import answer
-from insightv.config import Config, UserError
+from insightv.config import BudgetConfig, Config, UserError
 from insightv.config_file import save_config
 from insightv.evaluation.suite import predictions
 from insightv.evaluation.suite.predictions import Prediction
+from insightv.models.chat import Halted
 from tests.evaluation.benchmark_rows import HUGGING_FACE, TABLES, write_parquet, write_table
 from tests.evaluation.suite.model_server import Body, ModelServer, Said, serving, text_of
 
@@ -183,6 +184,16 @@ def test_samples_have_seeds_of_their_own(tmp_path: Path, server: ModelServer) ->
     config = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"samples": 3})})
     assert ask(config)[-1] == "base: 15 answered"
     assert len({body["seed"] for body in server.asked}) == 15
+
+
+def test_a_budget_holds_over_several_calls_and_nothing_is_lost_when_it_ends(tmp_path: Path, server: ModelServer) -> None:
+    config = settings(tmp_path, server, concurrency=1)
+    for allowed in (2, 3):
+        with pytest.raises(Halted, match=f"budget.max_requests: {allowed} requests were sent"):
+            ask(config.model_copy(update={"budget": BudgetConfig(max_requests=allowed)}))
+        assert len(server.asked) == len(lines(config)) == allowed
+    ask(config)
+    assert len(server.asked) == len(standing(config)) == 5
 
 
 def test_shards_share_a_benchmark_and_a_limit_takes_its_beginning(tmp_path: Path, server: ModelServer) -> None:
