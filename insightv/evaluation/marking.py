@@ -70,7 +70,7 @@ def mmbench(reply: str, row: Row) -> Mark:
 
 def mmbench_lmms(reply: str, row: Row) -> Mark:
     """An empty cell is the word "nan" in the data set that lmms-eval reads."""
-    given = {letter: str(row[letter]).strip() or "nan" for letter in "ABCD" if row.get(letter) is not None}
+    given = {letter: str(row[letter]) or "nan" for letter in "ABCD" if row.get(letter) is not None}
     return chosen(own_letters.mmbench_static(reply, given), right_letter(row))
 
 

@@ -26,6 +26,7 @@ class Scored:
     """What it shares with items that are no independent ones, of `Problem.meta` too."""
     row: Row
     value: float
+    """Of one reply: what was averaged over several is not right or wrong, as MMBench's and MME's ways need it."""
     sample: int = 0
     """Which of several answers to it; a benchmark's number is the mean over samples."""
 

@@ -80,18 +80,12 @@ def of_mmmu_pro(reply: str, row: Row) -> tuple[float, str | None]:
 
 
 def of_mmstar(reply: str, row: Row) -> tuple[float, str | None]:
-    """It scores whole files: ours is the one of its eighteen kinds with a reply, for each letter in turn."""
-    [table] = [node for node in ast.walk(parsed(MMSTAR)) if isinstance(node, ast.Dict) and len(node.keys) == 6][:1]
-    kinds = [(category, kind) for category, inner in ast.literal_eval(table).items() for kind in inner]
-    lines = [{"prediction": "", "answer": "A", "bench": "", "category": category, "l2_category": kind} for category, kind in kinds]
-    scores: list[dict[str, float]] = []
-    silent = types.SimpleNamespace(info=lambda *_: None)
+    """It scores whole files: ours is the first line of eighteen, one of each kind, and is scored for each letter in turn."""
+    read = []
     for letter in "ABCD":
-        lines[0] |= {"prediction": reply, "answer": letter}
-        data = type("Lines", (), {"__len__": lambda _: len(lines), "iloc": lines})()
-        names = {"load": lambda _, data=data: data, "dump": lambda found, _: scores.append(found), "get_logger": lambda _: silent}
-        functions(MMSTAR, deepcopy=copy.deepcopy, **names).MMStar_eval("x.xlsx")
-    read = [letter for letter, score in zip("ABCD", scores, strict=True) if score["final score"]]
+        stars[0] |= {"prediction": reply, "answer": letter}
+        mmstar.MMStar_eval("x.xlsx")
+        read += letter if star_scores.pop()["final score"] else ""
     return float(row["answer"] in read), "".join(read) or None
 
 
@@ -121,7 +115,7 @@ def of_ocrbench(reply: str, row: Row) -> tuple[float, str | None]:
     kind = row.get("question_type", row.get("category"))
     line = {"type": kind, "dataset_name": "HME100k" if kind == FORMULAS else "IAM", "answers": row["answer"], "predict": reply or " "}
     data = [line]
-    exec(compile(ast.Module([scoring], []), OCRBENCH, "exec"), {"data": data})
+    exec(scoring, {"data": data})
     return float(data[0]["result"]), None
 
 
@@ -138,11 +132,19 @@ def total(items: list[tuple[Row, str]]) -> float:
     return sum(words[1] for words in said if words[0] == "total score:")
 
 
-mmmu, mmmu_pro, mme, textvqa = functions(MMMU), functions(MMMU_PRO), functions(MME), functions(TEXTVQA)
+[table] = [node for node in ast.walk(parsed(MMSTAR)) if isinstance(node, ast.Dict) and len(node.keys) == 6][:1]
+kinds = [(category, kind) for category, inner in ast.literal_eval(table).items() for kind in inner]
+stars = [{"prediction": "", "answer": "A", "bench": "", "category": category, "l2_category": kind} for category, kind in kinds]
+star_scores: list[dict[str, float]] = []
 quiet = types.SimpleNamespace(info=lambda *_: None)
+file = type("File", (), {"__len__": lambda _: len(stars), "iloc": stars})()
+names = {"load": lambda _: file, "dump": lambda found, _: star_scores.append(found), "get_logger": lambda _: quiet}
+mmstar = functions(MMSTAR, deepcopy=copy.deepcopy, **names)
+mmmu, mmmu_pro, mme, textvqa = functions(MMMU), functions(MMMU_PRO), functions(MME), functions(TEXTVQA)
 extract = functions(EXTRACT, logging=quiet, demo_prompt="")
 score = functions(SCORE, logging=quiet, distance=distance)
-scoring = next(node for node in ast.walk(parsed(OCRBENCH)) if isinstance(node, ast.For) and "HME100k" in ast.unparse(node))
+loop = next(node for node in ast.walk(parsed(OCRBENCH)) if isinstance(node, ast.For) and "HME100k" in ast.unparse(node))
+scoring = compile(ast.Module([loop], []), OCRBENCH, "exec")
 RULES = {"mmmu": of_mmmu, "mmmu-pro": of_mmmu_pro, "mmmu-pro-vision": of_mmmu_pro, "mmstar": of_mmstar, "mathvista": of_mathvista}
 RULES |= {"mme": of_mme, "textvqa": of_textvqa, "ocrbench": of_ocrbench}
 

@@ -34,6 +34,7 @@ CASES: list[tuple[str, dict[str, Any], str, float | None, float | None, float | 
     ("mmstar", STAR, "A dog is there, so the answer is C", 0, 0, 1),
     ("mmmu", CHOICE, "A dog is there, so the answer is C", 1, 1, 1),
     ("mmstar", STAR, "cats", 1, None, 0),
+    ("mmstar", STAR | {"answer": "D"}, "The answer is A. Dog", 0, 1, 0),
     # Letters within words.
     ("mmmu", CHOICE, "The USB port.", None, 0, None),
     ("mmstar", STAR, "The USB port.", None, 0, None),
@@ -88,6 +89,8 @@ CASES: list[tuple[str, dict[str, Any], str, float | None, float | None, float | 
     ("textvqa", STOP, "the stop", 1, 1, 1),
     ("textvqa", STOP, "<think>go</think> stop", 0, 1, 0),
     ("textvqa", {"answers": ["a"] * 10}, "", 1, 1, 0),
+    ("textvqa", {"answers": ["well known"] * 10}, "well-known", 1, 1, 1),
+    ("docvqa", {"answers": [""]}, "", 1, 1, 0),
     ("docvqa", {"answers": ["ITC Limited"]}, "", None, None, 0),
     ("docvqa", {"answers": ["abcd"]}, "abxx", 0.5, 0.5, 0.5),
     # Blanks at the end make an answer longer that is not quite right.
@@ -95,6 +98,7 @@ CASES: list[tuple[str, dict[str, Any], str, float | None, float | None, float | 
     ("ocrbench", READ, "often", 1, 1, 1),
     ("ocrbench", READ, "\uff34\uff25\uff2e", 0, 1, 0),
     ("ocrbench", READ | {"answer": ["na"]}, "", None, None, 1),
+    ("ocrbench", READ | {"answer": [""]}, "x", 1, 1, 1),
     ("ocrbench", {"category": "Handwritten Mathematical Expression Recognition", "answer": ["a + b"]}, "a+b", 1, 1, 1),
     ("ocrbench", {"category": "Handwritten Mathematical Expression Recognition", "answer": ["a + b"]}, "A+B", 0, 0, 0),
     # A carriage return becomes letters in VLMEvalKit's file.
