@@ -152,10 +152,10 @@ def decontaminate(
 
     A run does the same with its training splits where `benchmarks` are configured.
     """
-    from insightv.evaluation import clean
+    from insightv.evaluation.benchmarks import named
+    from insightv.evaluation.clean import decontaminate as without
 
-    settings = DecontaminateConfig(distance=distance, words=words, pictures=pictures)
-    _show(str(out), clean.decontaminate(data, out, clean.named(against), settings))
+    _show(str(out), without(data, out, named(against), DecontaminateConfig(distance=distance, words=words, pictures=pictures)))
 
 
 @app.command(rich_help_panel="Parts of a run")
