@@ -40,10 +40,10 @@ soak: $(STAMP) ## Kill the demo at 20 random moments, start it again each time, 
 engine: $(STAMP) ## Kill the data engine at 50 random moments, fill its disk, send it bad weather; kill its workers where there is Ray: minutes
 	@$(BIN)/python -m pytest -q -s -m slow -rs tests/soak/test_engine.py tests/soak/test_engine_weather.py tests/soak/test_engine_workers.py
 
-conformance: $(STAMP) ## A real server: SERVER='vllm serve {path} --port {port} --served-model-name tiny-{revision} ..'; lmms-eval: HARNESS=PYTHON; marks too: VLMEVAL=, OFFICIAL=
-	@CONFORMANCE_SERVER='$(SERVER)' CONFORMANCE_HARNESS='$(HARNESS)' CONFORMANCE_VLMEVAL='$(VLMEVAL)' CONFORMANCE_OFFICIAL='$(OFFICIAL)' \
-	  $(BIN)/python -m pytest -q -s -m slow -rs \
-	  tests/conformance/test_server.py tests/conformance/test_serving.py tests/conformance/test_lmms_eval.py tests/conformance/test_marks.py
+conformance: $(STAMP) ## A real server: SERVER='vllm serve {path} --port {port} --served-model-name tiny-{revision} ..'; lmms-eval: HARNESS=PYTHON; VLMEvalKit: and VLMEVALKIT=FOLDER; published rules: OFFICIAL=FOLDER
+	@CONFORMANCE_SERVER='$(SERVER)' CONFORMANCE_HARNESS='$(HARNESS)' CONFORMANCE_VLMEVALKIT='$(VLMEVALKIT)' CONFORMANCE_OFFICIAL='$(OFFICIAL)' \
+	  $(BIN)/python -m pytest -q -s -m slow -rs tests/conformance/test_server.py tests/conformance/test_serving.py tests/conformance/test_lmms_eval.py \
+	  tests/conformance/test_vlmevalkit.py tests/conformance/test_marks.py
 
 layouts: $(STAMP) ## Exported data sets in the loaders of the trainers they are for: LOADERS=PYTHON, of an environment with these
 	@CONFORMANCE_LOADERS='$(LOADERS)' $(BIN)/python -m pytest -q -m slow -rs tests/conformance/test_layouts.py

@@ -160,10 +160,10 @@ def decontaminate(
 
     A run does the same with its training splits where `benchmarks` are configured.
     """
-    from insightv.evaluation import clean
+    from insightv.evaluation.benchmarks import named
+    from insightv.evaluation.clean import decontaminate as without
 
-    settings = DecontaminateConfig(distance=distance, words=words, pictures=pictures)
-    _show(str(out), clean.decontaminate(data, out, clean.named(against), settings))
+    _show(str(out), without(data, out, named(against), DecontaminateConfig(distance=distance, words=words, pictures=pictures)))
 
 
 @app.command(rich_help_panel="Parts of a run")
@@ -378,6 +378,25 @@ def serve(
     from insightv import hosting
 
     hosting.serve(place, overrides, host, port, without_key=no_key, say=typer.echo)
+
+
+@app.command(rich_help_panel="Share a run")
+def harness(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.", show_default=False)],
+    files: Annotated[list[str], typer.Argument(metavar="NAME=FILE ..", help="Benchmarks and their files, as in mmstar=MMStar.parquet.", show_default=False)],
+    to: Annotated[Literal["lmms-eval", "vlmevalkit"], typer.Option(help="The harness.")],
+    package: Annotated[Path, typer.Option(help="Folder of its package lmms_eval, or of VLMEvalKit.", show_default=False)],
+    url: Annotated[str, typer.Option(help="Where `insightv serve` answers.")] = "http://127.0.0.1:8000",
+    model: Annotated[str, typer.Option(help="The model to ask for.")] = "insight-v",
+) -> None:
+    """Prepare benchmark files of yours for another harness, and print the command by which it scores the served pair.
+
+    lmms-eval reads Hugging Face's Parquet, VLMEvalKit its own TSV; docs/harnesses.md has both.
+    """
+    from insightv.evaluation import harnesses
+    from insightv.evaluation.benchmarks import named
+
+    typer.echo(harnesses.prepare(to, named(files), out, package, url, model))
 
 
 @app.command(rich_help_panel="Share a run")

@@ -16,7 +16,7 @@ from insightv.models.chat import EndpointDown
 from tests.evaluation.benchmark_rows import TABLES, picture, write_table
 
 WORK = ("demo", "run", "check", "import", "decontaminate", "generate", "assess", "build", "train", "evaluate", "world")
-LOOKS = ("report", "results", "calibrate", "status", "defects", "ask", "publish", "journal")
+LOOKS = ("report", "results", "calibrate", "status", "defects", "ask", "publish", "journal", "harness")
 SMALL = Path(__file__).parent / "small.yaml"
 VERBS = (*WORK, *LOOKS)
 
@@ -105,6 +105,16 @@ def test_decontaminate_leaves_out_what_a_benchmark_shows(monkeypatch: pytest.Mon
         assert call(monkeypatch, *work, against) == 2
         said = capsys.readouterr().err
         assert error in said and said.count("\n") == 1
+
+
+def test_harness_prints_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "run.py").touch()
+    work = ("harness", str(tmp_path / "out"), "--to", "vlmevalkit", "--package", str(tmp_path), "--url", "http://127.0.0.1:9000", "--model", "mine")
+    assert call(monkeypatch, *work, f"mmstar={write_table(tmp_path / 'mmstar.tsv', [TABLES['mmstar'](1)])}") == 0
+    said = capsys.readouterr().out
+    assert said.startswith("LMUData=") and said.count("\n") == 1 and "--model mine --base-url http://127.0.0.1:9000/v1" in said
+    assert call(monkeypatch, *work, "mmstar") == 2
+    assert capsys.readouterr().err.startswith("insightv: mmstar has no file")
 
 
 def test_the_teacher_needs_a_world(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -124,6 +124,20 @@ def find(name: str) -> Benchmark:
     return BENCHMARKS[name]
 
 
+def named(given: Sequence[str]) -> dict[str, Path | None]:
+    """Benchmarks as the command line names them, NAME=PATH or NAME alone for the hub; a name that comes twice or is none is a `UserError`."""
+    found: dict[str, Path | None] = {}
+    for one in given:
+        name, equals, path = one.partition("=")
+        find(name)
+        if name in found:
+            raise UserError(f"{name} is named twice; give a folder that holds all its files")
+        if equals and not path:
+            raise UserError(f"{one!r} must read NAME=PATH, or NAME to take it from the hub")
+        found[name] = Path(path) if path else None
+    return found
+
+
 def _check(wanted: Sequence[str], row: Row, layout: str) -> None:
     if missing := [column for column in wanted if column not in row]:
         raise RowError("missing_column", f"{layout} of it has the column{'s' * (len(missing) > 1)} {', '.join(missing)}; the row has {', '.join(row)}")

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -20,20 +20,6 @@ from insightv.files import explained, replacing
 from insightv.images import digest
 from insightv.records import Problem
 from insightv.store import Images, ImageStore, read_manifest
-
-
-def named(against: Sequence[str]) -> dict[str, Path | None]:
-    """Benchmarks as the command line names them, NAME=PATH or NAME alone for the hub; a name that comes twice or is none is a `UserError`."""
-    found: dict[str, Path | None] = {}
-    for one in against:
-        name, equals, path = one.partition("=")
-        find(name)
-        if name in found:
-            raise UserError(f"--against names {name} twice; give a folder that holds all its files")
-        if equals and not path:
-            raise UserError(f"--against {one!r} must read NAME=PATH, or NAME to take it from the hub")
-        found[name] = Path(path) if path else None
-    return found
 
 
 def shown(benchmarks: Mapping[str, Path | None], settings: DecontaminateConfig) -> Shown:

@@ -1,6 +1,6 @@
 """The real functions of scoring, asked by a script each in the environment that is named: what is compared, and what is frozen.
 
-`CONFORMANCE_HARNESS` names the interpreter of an environment with lmms-eval 0.7.3, `CONFORMANCE_VLMEVAL` a clone of VLMEvalKit at e8e78f0,
+`CONFORMANCE_HARNESS` names the interpreter of an environment with lmms-eval 0.7.3, `CONFORMANCE_VLMEVALKIT` a clone of VLMEvalKit at e8e78f0,
 `CONFORMANCE_OFFICIAL` the published scripts, as official_marks.py says.
 
 `python -m tests.conformance.harnesses` writes tests/evaluation/golden/marks.jsonl and totals.jsonl anew.
@@ -19,7 +19,8 @@ from tests.conformance.replies import LAYOUTS, reply, row, whole
 Line = dict[str, Any]
 
 HARNESS = os.environ.get("CONFORMANCE_HARNESS", "")
-FOLDERS = {"lmms": HARNESS} | {name: os.environ.get(f"CONFORMANCE_{name.upper()}", "") for name in ("vlmeval", "official")}
+VARIABLES = {"lmms": "CONFORMANCE_HARNESS", "vlmeval": "CONFORMANCE_VLMEVALKIT", "official": "CONFORMANCE_OFFICIAL"}
+FOLDERS = {name: os.environ.get(variable, "") for name, variable in VARIABLES.items()}
 GOLDEN = Path(__file__).parents[1] / "evaluation" / "golden"
 ROWS, REPLIES = 6, 7
 """Frozen of each benchmark and layout, and of each row."""

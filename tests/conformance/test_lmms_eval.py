@@ -1,72 +1,77 @@
-"""lmms-eval asks the pair's server as it would any model, and reads the right answers: `make conformance HARNESS=PYTHON`.
+"""lmms-eval asks the pair's server as it would any model, about files of ours, and reads the right answers: `make conformance HARNESS=PYTHON`.
 
 PYTHON is that of an environment with lmms-eval 0.7.3.
 """
 
-import io
 import json
 import os
-import re
+import shlex
 import subprocess
 from pathlib import Path
 from typing import Any
 
-import PIL.Image
 import pytest
-from datasets import Dataset, Image
 
-from benchmarks.agents_stub import CHAIN, Agents, text_of
 from benchmarks.served import serve_pair
+from insightv.evaluation.harnesses import prepare
+from tests.conformance.harness_rows import HUGGING_FACE, RUNS, answering, ours, parquet, rows, said
 
 HARNESS = os.environ.get("CONFORMANCE_HARNESS", "")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not HARNESS, reason="CONFORMANCE_HARNESS names no interpreter")]
 
-TRUTHS = "ABCDBA"
-"""What is right; the summary agent says the letter that its question names, which for the last one is not."""
-SAID = "ABCDBC"
+FIGURES: dict[str, list[float]] = {"mme": [500, 200], "mmbench": [50], "ocrbench": [3 / 1000]}
+"""Where it is not 3 of 5: MME adds what both answers about an image earn (50 a category, ten of perception and four of cognition), two rows of MMBench are
+rotations of one question, and OCRBench is divided by 1,000 however many rows there are."""
 
 
-def rows(folder: Path) -> Path:
-    """A file in MMStar's own layout."""
-    found = []
-    for number, (truth, said) in enumerate(zip(TRUTHS, SAID, strict=True)):
-        stream = io.BytesIO()
-        PIL.Image.new("RGB", (64, 48), (number * 40, 0, 0)).save(stream, "PNG")
-        question = f"Case {number}: say {said}.\nOptions: A: red, B: blue, C: green, D: white"
-        kinds = {"category": "coarse perception", "l2_category": "image emotion", "meta_info": "{}"}
-        found.append({"index": number, "question": question, "image": {"bytes": stream.getvalue(), "path": None}, "answer": truth, **kinds})
-    Dataset.from_list(found).cast_column("image", Image()).to_parquet(folder / "val.parquet")
-    return folder / "val.parquet"
-
-
-def test_its_figures_are_those_of_the_answers(tmp_path: Path) -> None:
-    include = subprocess.run([HARNESS, "-c", "import lmms_eval; print(lmms_eval.__path__[0])"], capture_output=True, text=True, check=True).stdout.strip()
-    data, tasks = rows(tmp_path), tmp_path / "tasks"
-    tasks.mkdir()
-    source = f"dataset_path: parquet\ndataset_name: null\ndataset_kwargs: {{data_files: {{val: {data}}}}}\ntag: []\n"
-    (tasks / "local.yaml").write_text(f"include: {include}/tasks/mmstar/mmstar.yaml\ntask: l_mmstar\n{source}")
-
-    def said(body: dict[str, Any]) -> str:
-        found = re.search(r"say ([A-D])", text_of(body["messages"][-1]))
-        assert found
-        return found[1]
-
-    # The chain names another letter and holds tags: were it read, every row would be wrong.
-    agents = Agents({"reasoner": CHAIN.replace("Answer: red", "Answer: Z"), "summarizer": said})
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """All benchmarks in one run: their files, the figures and samples by benchmark, and what the agents were asked."""
+    folder = tmp_path_factory.mktemp("lmms")
+    package = subprocess.run([HARNESS, "-c", "import lmms_eval; print(lmms_eval.__path__[0])"], capture_output=True, text=True, check=True).stdout.strip()
+    files = {name: parquet(folder, name) for name in RUNS}
+    agents, pictures = answering(HUGGING_FACE)
     with serve_pair(agents, "", None) as server:
-        model = f"model=insight-v,base_url={server.url}/v1,api_key=x,timeout=600,num_concurrent=4"
-        asked = ["--model", "openai", "--model_args", model, "--include_path", str(tasks), "--tasks", "l_mmstar", "--log_samples", "--batch_size", "1"]
-        environment = os.environ | {"OPENAI_API_KEY": "x", "OPENAI_API_URL": f"{server.url}/v1", "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")}
-        command = [HARNESS, "-m", "lmms_eval", "eval", *asked, "--output_path", str(tmp_path / "out")]
-        finished = subprocess.run(command, capture_output=True, text=True, timeout=540, env=environment, cwd=tmp_path)
+        command = prepare("lmms-eval", files, folder / "out", Path(package), server.url, "insight-v")
+        # As it is printed, but for the interpreter.
+        asked = command.replace(" python ", f" {shlex.quote(HARNESS)} ", 1)
+        environment = os.environ | {"HF_HOME": str(folder / "hf")}
+        finished = subprocess.run(asked, shell=True, capture_output=True, text=True, timeout=540, env=environment, cwd=folder)
     assert finished.returncode == 0, finished.stderr[-4000:]
-    found = sorted((tmp_path / "out").rglob("*.json*"))
-    assert found, finished.stdout[-3000:] + finished.stderr[-3000:]
-    [results] = [path for path in found if path.name.endswith("results.json")]
-    figures = json.loads(results.read_text())["results"]["l_mmstar"]
-    print(f"\n{figures}")
-    [samples] = (tmp_path / "out").rglob("*samples*l_mmstar*.jsonl")
-    replies = {row["doc_id"]: row["filtered_resps"] for row in map(json.loads, samples.read_text().splitlines())}
-    assert [replies[number] if isinstance(replies[number], str) else replies[number][0] for number in range(len(SAID))] == list(SAID)
-    assert any(abs(value - 5 / 6) < 1e-6 for value in figures.values() if isinstance(value, float))
-    assert len(agents.bodies) == 2 * len(TRUTHS)
+    [results] = (folder / "out" / "results" / "insight-v").glob("*_results.json")
+    found = json.loads(results.read_text())["results"]
+    # What is no number, or an interval's width, is of no interest.
+    figures = {
+        name: {key.split(",")[0]: value for key, value in found[_task(name)].items() if isinstance(value, int | float) and "stderr" not in key.lower()}
+        for name in RUNS
+    }
+    print("", *(f"{name}: {values}" for name, values in figures.items()), sep="\n")
+    samples = {name: [json.loads(line) for line in next(results.parent.glob(f"*_samples_{_task(name)}.jsonl")).read_text().splitlines()] for name in RUNS}
+    return {"folder": folder, "files": files, "figures": figures, "samples": samples, "asked": len(agents.bodies), "pictures": pictures}
+
+
+def _task(name: str) -> str:
+    return "local_" + name.replace("-", "_")
+
+
+def _scores(sample: dict[str, Any]) -> set[float]:
+    """The scores of a sample: numbers by themselves, or in what its task keeps for its sum."""
+    values = [value.get("score") if isinstance(value, dict) else value for name, value in sample.items() if name != "doc_id"]
+    return {float(value) for value in values if isinstance(value, int | float)}
+
+
+def test_every_row_is_asked_of_both_agents_once(run: dict[str, Any]) -> None:
+    assert run["asked"] == 2 * sum(len(rows(name, HUGGING_FACE)) for name in RUNS)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_its_samples_are_our_items_and_its_figures_those_of_the_answers(run: dict[str, Any], name: str) -> None:
+    problems, given, samples = ours(run["folder"], name, run["files"][name]), rows(name, HUGGING_FACE), run["samples"][name]
+    assert [sample["doc_id"] for sample in samples] == list(range(len(problems)))
+    for n, ((problem, pictures), row, sample) in enumerate(zip(problems, given, samples, strict=True)):
+        assert sample["filtered_resps"] == said(name, n, row)
+        # MME's instruction comes off, and TextVQA's question goes into lower case.
+        words = str(problem.meta["row"].get("question", "")).removesuffix(" Please answer yes or no.").casefold()
+        assert words.split("\n")[0] in sample["input"].casefold() and run["pictures"][name, n] == pictures
+        assert _scores(sample) <= {float(n % 2 == 0)}
+    assert set(run["figures"][name].values()) & set(FIGURES.get(name, [3 / 5])) == set(FIGURES.get(name, [3 / 5]))

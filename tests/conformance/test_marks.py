@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 
 from insightv.evaluation.profiles import PROFILES, mark
-from tests.conformance.harnesses import FOLDERS, HARNESS, TOTALS, Line, drawn, drawn_wholes, real, script
+from tests.conformance.harnesses import FOLDERS, HARNESS, TOTALS, VARIABLES, Line, drawn, drawn_wholes, real, script
 from tests.evaluation.test_profiles import total_of
 
 REPLIES = int(os.environ.get("CONFORMANCE_REPLIES", "20000"))
@@ -30,7 +30,7 @@ def differs(line: Line, found: Line) -> bool:
 def test_marks_are_those_of_the_real_functions(profile: str, benchmark: str) -> None:
     name = script(profile, benchmark)
     if not FOLDERS.get(name):
-        pytest.skip(f"CONFORMANCE_{name.upper()} names no folder" if name else "its authors published no script")
+        pytest.skip(f"{VARIABLES[name]} names no folder" if name else "its authors published no script")
     lines = drawn(profile, benchmark, REPLIES, "fuzz")
     found = real(name, lines)
     # MathVista's own rule has a reading of ours where its authors ask a model.
@@ -48,7 +48,7 @@ def test_marks_are_those_of_the_real_functions(profile: str, benchmark: str) -> 
 def test_totals_are_those_of_the_real_functions(profile: str) -> None:
     name = script(profile, "mme")
     if not FOLDERS[name]:
-        pytest.skip(f"CONFORMANCE_{name.upper()} names no folder")
+        pytest.skip(f"{VARIABLES[name]} names no folder")
     lines = [line for seed in range(20) for line in drawn_wholes(profile, str(seed))]
     for line, found in zip(lines, real(name, lines), strict=True):
         assert total_of(line).score.value == pytest.approx(found["value"], abs=1e-9), line["benchmark"]

@@ -16,7 +16,8 @@ from insightv.datasets.foreign import make_problem
 from insightv.datasets.importing import import_sources
 from insightv.datasets.mixture import Source
 from insightv.datasets.sources import read_problems, write_problems
-from insightv.evaluation.clean import decontaminate, named
+from insightv.evaluation.benchmarks import named
+from insightv.evaluation.clean import decontaminate
 from insightv.images import encode_png
 from insightv.loop import plan
 from insightv.records import Problem
@@ -97,7 +98,7 @@ def test_a_file_of_problems_and_other_measures(tmp_path: Path) -> None:
     [
         (["mmlu=x"], "no benchmark 'mmlu'; there are mmmu"),
         (["mmstar="], "must read NAME=PATH"),
-        (["mmstar=a", "mmstar=b"], "names mmstar twice"),
+        (["mmstar=a", "mmstar=b"], "mmstar is named twice"),
         (["mmstar=/nowhere/x.parquet"], r"^mmstar: there is no file or folder /nowhere/x\.parquet$"),
     ],
 )
