@@ -483,8 +483,6 @@ class Config(Settings):
     local: LocalConfig = LocalConfig()
     budget: BudgetConfig = BudgetConfig()
     scale: ScaleConfig = ScaleConfig()
-    reuse: tuple[Path, ...] = ()
-    """Other runs' folders: a stage that one of them has made from the very same things is taken from there, by links where the disk has them."""
     journal: Path | None = None
     """Folder of the journal of paid requests; None is the run's own. Runs that share one never pay twice for the same request."""
     filter: FilterConfig = FilterConfig()

@@ -3,7 +3,6 @@
 import errno
 import fcntl
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,20 +47,6 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             part.unlink(missing_ok=True)
             raise
         sync(path.parent)
-
-
-def link(source: Path, path: Path) -> None:
-    """Another name for a file that nobody changes in place; a copy where the disk cannot. One that is there stays."""
-    if path.exists():
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source, path)
-    except OSError:
-        part = path.with_name(path.name + ".part")
-        shutil.copyfile(source, part)
-        sync(part)
-        part.rename(path)
 
 
 def sync(path: Path) -> None:

@@ -101,21 +101,6 @@ def make(plan: Plan, run: Run, name: str, report: Callable[[dict[str, Any]], Non
         stage.commit(summary)
 
 
-def take(plan: Plan, run: Run, name: str, retry_failed: bool) -> Path | None:
-    """Take a stage whose needs are done from a run of `config.reuse` that has it; returns that run's folder, None if none has."""
-    stage, mine = plan.stage(run, name), run.folder.resolve()
-    for folder in (folder for folder in plan.config.reuse if folder.is_dir() and folder.resolve() != mine):
-        other = replace(stage, run=folder)
-        if stays(other, retry_failed):
-            with explained(run.folder), locked(stage.work / ".lock"):
-                if not plan.steps[name].needs:
-                    # Where a run begins it stores its images, which everything after it names by their digests.
-                    run.images.take(folder / "images")
-                stage.take(other)
-            return folder
-    return None
-
-
 def stays(stage: Stage, retry_failed: bool) -> bool:
     """Whether a stage is done, and holds nothing that failed and shall be asked for again."""
     return stage.done and not (retry_failed and stage.summary.get("failed"))

@@ -20,7 +20,7 @@ from insightv.config_file import save_config
 from insightv.files import explained, locked, try_lock
 from insightv.models.chat import EndpointDown, Halted
 from insightv.models.meter import Meter
-from insightv.plan import Plan, make, stays, take
+from insightv.plan import Plan, make, stays
 from insightv.progress import Display
 from insightv.store import Run
 
@@ -130,9 +130,6 @@ class _Conductor:
         async with self._places:
             if self._meter.halted:
                 raise self._meter.halted
-            if folder := await asyncio.to_thread(take, self._plan, self._run, name, self._retry_failed):
-                self._display.taken(stage, folder)
-                return
             began = time.monotonic()
             try:
                 with self._display.following(stage) as report:

@@ -61,10 +61,6 @@ class Display:
         """Print that the stage is done, and what it said of itself."""
         self._console.print(f"[green]✓[/] [bold]{stage.name}[/]  {tell(stage.summary)}  [dim]{seconds:.0f} s · {stage.folder}[/]", soft_wrap=True)
 
-    def taken(self, stage: Stage, folder: Path) -> None:
-        """Print that the stage was done in another run, and is here now."""
-        self._console.print(f"[green]✓[/] [bold]{stage.name}[/]  taken from {folder}  [dim]{stage.folder}[/]", soft_wrap=True)
-
     async def _tell(self, bar: TaskID) -> None:
         """Print a line now and then where no bar is drawn, so that a log shows that the stage goes on, and how fast."""
         while not self._console.is_terminal:

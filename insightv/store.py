@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from insightv.cache import ByteCache
 from insightv.config import UserError
-from insightv.files import explained, link, locked, replacing, sync
+from insightv.files import explained, locked, replacing, sync
 from insightv.images import digest, media_type
 from insightv.journal import Journal
 from insightv.records import Record
@@ -77,14 +77,6 @@ class ImageStore:
                 if path.exists():
                     return path
         raise UserError(f"image {name!r} is not in {self.folder}; import the problems again or point to the folder that holds their images")
-
-    def take(self, folder: Path) -> None:
-        """Have the images of another store too, as links where the disk has them."""
-        with explained(self.folder):
-            for path in sorted(folder.glob("??/*")):
-                # Not what somebody is just writing there.
-                if path.suffix in _SUFFIXES.values():
-                    link(path, self.folder / path.relative_to(folder))
 
     def _read(self, name: str) -> bytes:
         path = self.path(name)
@@ -179,19 +171,6 @@ class Stage:
         manifest = {"stage": self.name, "hash": self.hash, "version": self.version, "config": self.config, "inputs": dict(self.inputs)}
         with replacing(work / "manifest.json") as file:
             file.write(orjson.dumps(manifest | {"outputs": outputs, "summary": summary}, option=orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2))
-        self.publish()
-
-    def take(self, other: "Stage") -> None:
-        """Make the outputs of another run's stage of this very hash ours, as links where the disk has them: nobody changes them in place."""
-        work = self.work
-        with explained(work):
-            for path in [path for path in work.iterdir() if not path.name.startswith(".")]:
-                # What an attempt of our own has left is no part of it.
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-            for name in other._manifest["outputs"]:
-                link(other.folder / name, work / name)
-            sync(work)
-            link(other.folder / "manifest.json", work / "manifest.json")
         self.publish()
 
     def publish(self) -> None:
