@@ -191,8 +191,9 @@ class SummaryDataConfig(Settings):
 class PreferenceDataConfig(Settings):
     """Preference pairs from a policy's own rated chains."""
 
-    rules: tuple[Literal["correctness", "score"], ...] = ("correctness", "score")
-    """`correctness`: correct against wrong; `score`: both correct, scores at least `score_margin` apart."""
+    rules: tuple[Literal["correctness", "score", "rating"], ...] = ("correctness", "score")
+    """`correctness`: correct against wrong; `score`: both correct, scores at least `score_margin` apart; `rating`: scores that far apart, whatever the
+    answers and verdicts, which is how the row `pair+rlaif` pairs the chains of the first round."""
     score_margin: int = Field(20, ge=1)
     length_ratio: float = Field(1.5, ge=1)
     """Longer over shorter completion at most."""
