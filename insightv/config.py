@@ -448,6 +448,9 @@ class Config(Settings):
     serve: ServeConfig = ServeConfig()
     parallel: int = Field(2, ge=1)
     """Trainings and evaluations that run side by side, each in a process of its own."""
+    reuse: tuple[Path, ...] = ()
+    """Folders of other runs. A stage that one of them has finished from the very same inputs and settings is taken from there, linked where the disk
+    allows it, instead of being made; nothing there is changed."""
 
     @model_validator(mode="after")
     def _problems_have_one_source(self) -> Self:
