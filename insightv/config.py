@@ -165,6 +165,9 @@ class ReasoningDataConfig(Settings):
     min_score: int = Field(60, ge=1, le=100)
     per_problem: int = Field(1, ge=1)
     """Best paths kept per problem."""
+    share: float = Field(1.0, gt=0, le=1)
+    """About this share of the problems, chosen by a hash of seed and problem: what is in a quarter is in the half too. It holds for the reasoner and for
+    the single models. Epochs stay as they are, so updates fall with the data; where `max_steps` sets them they are cut by the same share."""
 
 
 class SummaryDataConfig(Settings):
@@ -301,6 +304,10 @@ class SystemsConfig(Settings):
     """Row against which every other is tested."""
     primary: tuple[tuple[str, str], ...] = ()
     """Comparisons (before, after) written down beforehand, Holm-corrected together."""
+    votes: int = Field(3, ge=1)
+    """Replies of one model among which `single-fair-vote` takes the majority. The pair writes a chain and a short answer, about as much as one of them."""
+    vote_temperature: float = Field(0.7, ge=0)
+    """Temperature of these replies; what else decodes them is `reasoner`."""
 
 
 class SplitsConfig(Settings):
