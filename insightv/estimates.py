@@ -97,7 +97,7 @@ def trainings(config: Config, rows: Mapping[str, int]) -> Iterator[Training]:
     sft |= dict.fromkeys(("single", "single-fair", "multi-turn", "two-roles"), config.single) | {"rft": config.dpo}
     sft |= {name: shared(config, sft[name]) for name in ("reasoner", "single", "multi-turn")}
     for name in (name for name in steps.steps if name in wanted):
-        [data] = [need for need in steps.steps[name].needs if need.endswith("-data")] or [""]
+        data = next((need for need in steps.steps[name].needs if need.endswith("-data")), "")
         if name in sft:
             yield Training(name, sft[name], 1, False, *_rows(config, data, rows))
         elif re.fullmatch(r".*-reference|dpo\d+|rlaif|dpo-pooled", name):

@@ -11,6 +11,9 @@ import pytest
 from insightv import loop, showing, verbs
 from insightv.config import Config, UserError
 from insightv.config_file import load_config
+from insightv.estimates import trainings
+from insightv.hosting import trained
+from insightv.publish.write import publish
 from insightv.records import Problem, Score, Solution
 from insightv.results.write import results
 from insightv.stages.context import SHIPPED_BASE
@@ -121,6 +124,19 @@ def test_a_run_takes_all_that_another_one_has_made(whole: Path, tmp_path: Path, 
     assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in before} == before
 
 
+def test_whoever_asks_the_run_is_answered_by_the_pair_and_controls_are_published_by_name(whole: Path, tmp_path: Path) -> None:
+    config = load_config(whole / "config.yaml")
+    assert trained(config, whole) == ("reasoner", "summarizer")
+    after = config.model_copy(update={"systems": config.systems.model_copy(update={"rows": ("pair", "pair+dpo", *ROWS)})})
+    assert trained(after, whole) == ("dpo2", "summarizer")
+    sets = ("rlaif-data", "dpo-pooled-data", "rft-data", "two-roles-data", "plain-data", "summary-high-data")
+    named = (*sets, "rlaif", "rft", "two-roles", "summarizer-refreshed")
+    publish(whole, str(tmp_path), named)
+    cards = {path.parent.name: path.read_text(encoding="utf-8") for path in tmp_path.rglob("README.md")}
+    assert {name: card for name, card in cards.items() if name in named}.keys() == set(named)
+    assert "| goes on from | `reasoner`" in cards["rft"] and "| as many steps as | `dpo1`" in cards["rft"] and "| trained on | `rft-data`" in cards["rft"]
+
+
 @pytest.mark.parametrize("row", ["pair+rlaif", "pair+rft", "pair+dpo-pooled", "pair+dpo-refreshed"])
 def test_what_stands_on_dpo_needs_a_round_of_it(row: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=rf"^systems\.rows: {re.escape(row)} needs dpo\.rounds to be at least 1, it is 0$"):
@@ -130,6 +146,14 @@ def test_what_stands_on_dpo_needs_a_round_of_it(row: str, tmp_path: Path) -> Non
 def test_a_refreshed_summary_agent_needs_a_frozen_one_beside_it(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^systems\.rows: with summary\.own_chains: dpo the summary agent of every row is made after DPO"):
         verbs.run(small(tmp_path / "run", "summary.own_chains=dpo"))
+
+
+def test_every_training_of_a_control_is_projected(tmp_path: Path) -> None:
+    config = small(tmp_path)
+    steps = loop.plan(config)
+    names = {name for name in loop.needed(steps) if re.fullmatch(loop.VERBS["train"], name)}
+    assert {training.stage for training in trainings(config, {})} == names
+    assert names >= {need for row in ROWS for need in steps.steps[f"evaluate-{row}"].needs} - {"problems", "base"}
 
 
 def test_controls_of_dpo_stand_on_the_policys_own_first_round() -> None:
