@@ -1,10 +1,11 @@
 """The two agents at work: the reasoner writes a chain, the summary agent judges it and answers; beside them the systems they are compared with."""
 
+from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
-from insightv.answers import extract
+from insightv.answers import extract, normalise
 from insightv.chain_text import process_text
 from insightv.config import PromptsConfig, SamplingConfig, SystemsConfig
 from insightv.generation.ask import decoding, total_usage
@@ -26,10 +27,18 @@ async def summarize(problem: Problem, chain_text: str, summarizer: Chat, samplin
 
 
 async def solve(
-    problem: Problem, reasoner: Chat, summarizer: Chat, settings: SystemsConfig, prompts: PromptsConfig, seed: int, system: str = "pair"
+    problem: Problem,
+    reasoner: Chat,
+    summarizer: Chat,
+    settings: SystemsConfig,
+    prompts: PromptsConfig,
+    seed: int,
+    system: str = "pair",
+    *,
+    reasoned: Problem | None = None,
 ) -> Solution:
-    """Reasoner, then summary agent (Insight-V, section 3.3)."""
-    [chain] = await reason(problem, reasoner, settings.reasoner, prompts, seed)
+    """Reasoner, then summary agent (Insight-V, section 3.3); a negative control has the chain of another problem, which is `reasoned` instead."""
+    [chain] = await reason(reasoned or problem, reasoner, settings.reasoner, prompts, seed)
     if chain.status == "failed":
         return _failed(problem, system, chain.reason, chain)
     reply = await summarize(problem, process_text(chain), summarizer, settings.answer, prompts, seed)
@@ -59,6 +68,27 @@ async def solve_single(problem: Problem, model: Chat, settings: SystemsConfig, p
     if chain.status == "failed":
         return _failed(problem, system, chain.reason, chain)
     return _answered(problem, system, reply.text, reply.text, reply.usage, chain if chain.steps else None)
+
+
+async def solve_vote(problem: Problem, model: Chat, settings: SystemsConfig, prompts: PromptsConfig, seed: int, system: str = "vote") -> Solution:
+    """One model asked `settings.votes` times: the answer that most of its replies give counts, and of these the first is shown. Tokens are those of all."""
+    prompt = single_messages(problem, prompts)
+    drawn = settings.reasoner.model_copy(update={"temperature": settings.vote_temperature})
+    request = decoding(drawn, derive_seed(seed, problem.id, "vote"), n=settings.votes)
+    replies = await model.complete(prompt, request)
+    came = [index for index, reply in enumerate(replies) if reply.finish != "failed"]
+    if not came:
+        return _failed(problem, system, replies[0].error or "the request failed", None)
+    index = came[majority([extract(replies[index].text, problem) for index in came])]
+    chain = read_chain(problem, model.identity, prompt, request, index, replies[index])
+    usage = total_usage(*(reply.usage for reply in replies))
+    return _answered(problem, system, replies[index].text, replies[index].text, usage, chain if chain.steps else None)
+
+
+def majority(answers: Sequence[str]) -> int:
+    """The place of the first answer that is given most often, whatever its spelling; the earliest of several counts, and no answer has no vote."""
+    votes = Counter(normalise(answer) for answer in answers if answer)
+    return max(range(len(answers)), key=lambda place: (votes[normalise(answers[place])] if answers[place] else 0, -place))
 
 
 async def solve_multi_turn(problem: Problem, model: Chat, settings: SystemsConfig, prompts: PromptsConfig, seed: int, system: str = "multi-turn") -> Solution:

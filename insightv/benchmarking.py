@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from insightv import agents
 from insightv.config import AgentConfig, Config, EndpointConfig, UserError
 from insightv.config_file import save_config
 from insightv.evaluation import benchmarks
@@ -18,11 +17,13 @@ from insightv.evaluation.suite.predictions import Asking, Prediction
 from insightv.files import explained, try_lock
 from insightv.loop import row_of
 from insightv.models.chat import Chat, Halted
+from insightv.negative import Solver
 from insightv.processes import heeding, metered
 from insightv.progress import counting
 from insightv.records import Problem, Solution
 from insightv.scale.local import run as run_loop
 from insightv.stages.context import Context
+from insightv.stages.evaluation import way
 from insightv.store import Run, content_hash, write_records
 
 PARTS: Mapping[str, Parts] = {"solve_reasoner": parts_of_chain, "solve_single": parts_of_reasoned}
@@ -130,7 +131,9 @@ async def _row(work: _Work, row: str, asked: Items) -> None:
     config, (solver, models) = work.config, row_of(row, work.config, "evaluate.rows")
     async with AsyncExitStack() as stack:
         chats = [await _opened(work, model, stack) for model in models]
-        system, asking = _system(config, row, solver, models, chats)
+        problems = [problem for items in asked.values() for problem in items.values()]
+        solve = way(solver, problems, work.run.images, config.seed)
+        system, asking = _system(config, row, solver, solve, models, chats)
         tasks, there = _owed(work, row, asking, asked)
         counts: Counter[str] = Counter()
         with counting(row, len(tasks)) as show:
@@ -160,7 +163,7 @@ def _owed(work: _Work, row: str, asking: Asking, asked: Items) -> tuple[list[Tas
     return tasks, there
 
 
-def _system(config: Config, row: str, solver: str, models: Sequence[str], chats: Sequence[Chat]) -> tuple[System, Asking]:
+def _system(config: Config, row: str, solver: str, way: Solver, models: Sequence[str], chats: Sequence[Chat]) -> tuple[System, Asking]:
     """A row's way to answer, and the name under which its answers are kept."""
     settings, prompts, heard = config.systems, config.prompts, [Heard(chat) for chat in chats]
     if set(models) == {"base"}:
@@ -171,8 +174,7 @@ def _system(config: Config, row: str, solver: str, models: Sequence[str], chats:
         settings = settings.model_copy(update={"reasoner": settings.reasoner.model_copy(update={"max_tokens": together})})
 
     async def solve(problem: Problem, seed: int) -> Solution:
-        solution: Solution = await getattr(agents, solver)(problem, *heard, settings, prompts, seed, row)
-        return solution
+        return await way(problem, *heard, settings, prompts, seed, row)
 
     places = [_endpoint(config, model) for model in models]
     facts = {
@@ -181,6 +183,7 @@ def _system(config: Config, row: str, solver: str, models: Sequence[str], chats:
         "models": {model: chat.identity for model, chat in zip(models, chats, strict=True)},
         "extra": [place.extra if place else {} for place in places],
         "sampling": [settings.reasoner.model_dump(), settings.answer.model_dump()],
+        **({"votes": [settings.votes, settings.vote_temperature]} if solver == "solve_vote" else {}),
         "seed": config.seed,
     }
     asking = Asking(row=row, model=content_hash(facts)[:16], prompts=content_hash(prompts.model_dump())[:16], facts=facts | {"prompts": prompts.model_dump()})

@@ -176,6 +176,9 @@ class ReasoningDataConfig(Settings):
     min_score: int = Field(60, ge=1, le=100)
     per_problem: int = Field(1, ge=1)
     """Best paths kept per problem."""
+    share: float = Field(1.0, gt=0, le=1)
+    """About this share of the problems, chosen by a hash of seed and problem: what is in a quarter is in the half too. It holds for the reasoner and for
+    the single models. Epochs stay as they are, so updates fall with the data; where `max_steps` sets them they are cut by the same share."""
 
 
 class SummaryDataConfig(Settings):
@@ -202,8 +205,9 @@ class SummaryDataConfig(Settings):
 class PreferenceDataConfig(Settings):
     """Preference pairs from a policy's own rated chains."""
 
-    rules: tuple[Literal["correctness", "score"], ...] = ("correctness", "score")
-    """`correctness`: correct against wrong; `score`: both correct, scores at least `score_margin` apart."""
+    rules: tuple[Literal["correctness", "score", "rating"], ...] = ("correctness", "score")
+    """`correctness`: correct against wrong; `score`: both correct, scores at least `score_margin` apart; `rating`: scores that far apart, whatever the
+    answers and verdicts, which is how the row `pair+rlaif` pairs the chains of the first round."""
     score_margin: int = Field(20, ge=1)
     length_ratio: float = Field(1.5, ge=1)
     """Longer over shorter completion at most."""
@@ -311,6 +315,10 @@ class SystemsConfig(Settings):
     """Row against which every other is tested."""
     primary: tuple[tuple[str, str], ...] = ()
     """Comparisons (before, after) written down beforehand, Holm-corrected together."""
+    votes: int = Field(3, ge=1)
+    """Replies of one model among which `single-fair-vote` takes the majority. The pair writes a chain and a short answer, about as much as one of them."""
+    vote_temperature: float = Field(0.7, ge=0)
+    """Temperature of these replies; what else decodes them is `reasoner`."""
 
 
 class SplitsConfig(Settings):
@@ -502,6 +510,9 @@ class Config(Settings):
     ablate: AblateConfig = AblateConfig()
     parallel: int = Field(2, ge=1)
     """Trainings and evaluations that run side by side, each in a process of its own."""
+    reuse: tuple[Path, ...] = ()
+    """Folders of other runs. A stage that one of them has finished from the very same inputs and settings is taken from there, linked where the disk
+    allows it, instead of being made; nothing there is changed."""
 
     @model_validator(mode="after")
     def _problems_have_one_source(self) -> Self:

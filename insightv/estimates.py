@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from insightv.config import Config, TrainConfig, UserError
 from insightv.loop import needed, plan
 from insightv.stages.context import SHIPPED_BASE
+from insightv.stages.trainings import shared
 
 if TYPE_CHECKING:
     from insightv.training.cost import Shape
@@ -92,12 +93,14 @@ def trainings(config: Config, rows: Mapping[str, int]) -> Iterator[Training]:
     sets = [name for name in steps.steps if name.endswith("-data")]
     if strange := sorted(rows.keys() - set(sets)):
         raise UserError(f"--rows: no data set {strange[0]!r}; there are {', '.join(sets)}")
-    sft = {"reasoner": config.reasoner, "summarizer": config.summarizer} | dict.fromkeys(("single", "single-fair", "multi-turn"), config.single)
+    sft = {"reasoner": config.reasoner, **dict.fromkeys(("summarizer", "plain", "summarizer-high", "summarizer-refreshed"), config.summarizer)}
+    sft |= dict.fromkeys(("single", "single-fair", "multi-turn", "two-roles"), config.single) | {"rft": config.dpo}
+    sft |= {name: shared(config, sft[name]) for name in ("reasoner", "single", "multi-turn")}
     for name in (name for name in steps.steps if name in wanted):
-        [data] = [need for need in steps.steps[name].needs if need.endswith("-data")] or [""]
+        data = next((need for need in steps.steps[name].needs if need.endswith("-data")), "")
         if name in sft:
             yield Training(name, sft[name], 1, False, *_rows(config, data, rows))
-        elif re.fullmatch(r"round\d+-reference|dpo\d+", name):
+        elif re.fullmatch(r".*-reference|dpo\d+|rlaif|dpo-pooled", name):
             yield Training(name, config.dpo, 2, name.endswith("-reference"), *_rows(config, data, rows))
 
 
@@ -108,12 +111,13 @@ def _rows(config: Config, data: str, rows: Mapping[str, int]) -> tuple[int, str]
         return rows[data], "--rows"
     if manifest.is_file():
         return int(json.loads(manifest.read_bytes())["summary"]["rows"]), "the data set"
-    if data == "summary-data" and config.summary.size:
+    if data in ("summary-data", "summary-high-data", "summary-refreshed-data", "plain-data") and config.summary.size:
         return config.summary.size, "summary.size"
-    if data.startswith("round"):
+    if data.startswith(("round", "rlaif", "rft", "dpo-pooled")):
         most = (config.dpo.problems or _problems(config, "preference")) * config.preference.per_problem
-        return min(config.preference.max_pairs or most, most), "preference, at most"
-    return _problems(config, "train") * config.reasoning.per_problem, "problems.train, at most"
+        rounds = config.dpo.rounds if data == "dpo-pooled-data" else 1
+        return rounds * min(config.preference.max_pairs or most, most), "preference, at most"
+    return round(_problems(config, "train") * config.reasoning.share) * config.reasoning.per_problem, "problems.train, at most"
 
 
 def _problems(config: Config, split: str) -> int:

@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,6 +48,20 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             part.unlink(missing_ok=True)
             raise
         sync(path.parent)
+
+
+def link(source: Path, target: Path) -> None:
+    """Have a file under a second name, or a copy of it where the disk does not allow that; a target that is there stays."""
+    with explained(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        return
+    except OSError:
+        # Another disk, one without links, or too many of them.
+        with source.open("rb") as given, replacing(target) as file:
+            shutil.copyfileobj(given, file)
 
 
 def sync(path: Path) -> None:

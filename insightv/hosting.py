@@ -10,7 +10,7 @@ from pathlib import Path
 
 from insightv.config import AgentConfig, Config, EndpointConfig, UserError
 from insightv.config_file import load_config
-from insightv.loop import row_of
+from insightv.loop import is_method, row_of
 from insightv.models.chat import Chat
 from insightv.models.endpoint import Endpoint
 from insightv.serving.guard import is_loopback
@@ -56,8 +56,8 @@ def settings(place: Path, overrides: Iterable[str]) -> Config:
 
 def trained(config: Config, run: Path) -> tuple[str, str]:
     """The names of the run's last pair: reasoner and summary agent."""
-    pairs = [models for models in (row_of(row, config)[1] for row in reversed(config.systems.rows)) if len(models) == 2]
-    reasoner, summarizer = pairs[0] if pairs else ("reasoner", "summarizer")
+    pairs = [row for row in config.systems.rows if is_method(row)]
+    reasoner, summarizer = row_of(pairs[-1], config)[1] if pairs else ("reasoner", "summarizer")
     missing = [name for name in (reasoner, summarizer) if not (run / name / "manifest.json").is_file()]
     if missing:
         raise UserError(f"{run} has no trained {' and no '.join(missing)} yet; finish the run first")

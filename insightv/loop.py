@@ -6,26 +6,43 @@ problems -> chains -> assessment -> data -> two agents -> T x (sample from M_t -
 import re
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from insightv import corrections
 from insightv.config import Config, UserError
+from insightv.controls import RATED, add_after_dpo, add_controls, add_own, best
 from insightv.datasets import reasoning
 from insightv.plan import Plan
+from insightv.rounds import add_round, drawing, judging, who
 from insightv.stages import chains, evaluation, sets, start, trainings
 from insightv.stages.context import SHIPPED_BASE
 
 ROWS: dict[str, tuple[str, tuple[str, ...]]] = {
     "base": ("solve_direct", ("base",)),
     "base-reasoned": ("solve_single", ("base",)),
+    "plain": ("solve_direct", ("plain",)),
     "single": ("solve_single", ("single",)),
     "single-fair": ("solve_single", ("single-fair",)),
+    "single-fair-vote": ("solve_vote", ("single-fair",)),
     "multi-turn": ("solve_multi_turn", ("multi-turn",)),
+    "two-roles": ("solve", ("two-roles", "two-roles")),
     "summarizer": ("solve_direct", ("summarizer",)),
     "reasoner": ("solve_reasoner", ("reasoner",)),
     "pair": ("solve", ("reasoner", "summarizer")),
+    "pair-shuffled": ("solve_shuffled", ("reasoner", "summarizer")),
+    "pair-blind": ("solve_blind", ("reasoner", "summarizer")),
+    "pair-high": ("solve", ("reasoner", "summarizer-high")),
 }
 """Row of the table -> how it solves a problem, and its models. `pair+dpoT` is the pair after T rounds, `pair+dpo` after the last."""
+
+DPO_ROWS: dict[str, tuple[str, str]] = {
+    "pair+rlaif": ("rlaif", "summarizer"),
+    "pair+rft": ("rft", "summarizer"),
+    "pair+dpo-pooled": ("dpo-pooled", "summarizer"),
+}
+"""Rows that stand on DPO's rounds -> their reasoner and summary agent. `pair+dpo-refreshed` has a summary agent made after the last of them."""
+
+FROM_REASONER = frozenset(reasoner for reasoner, _ in DPO_ROWS.values())
+"""Their reasoners, all of which go on from the one after SFT."""
 
 VERBS = {
     "problems": r"problems",
@@ -33,7 +50,8 @@ VERBS = {
     "generate": r"filter|generate",
     "assess": r"assess|truth",
     "build": r".*-data",
-    "train": r"reasoner|summarizer|single|single-fair|multi-turn|round\d+-reference|dpo\d+",
+    "train": r"reasoner|summarizer(-high|-refreshed)?|single|single-fair|multi-turn|plain|two-roles|rft"
+    r"|(round\d+|rlaif|dpo-pooled)-reference|dpo\d+|rlaif|dpo-pooled",
     "evaluate": r"evaluate-.*",
 }
 """Verb of the command line -> the stages that it asks for; what these need is made too."""
@@ -52,44 +70,40 @@ def plan(config: Config, corrected: int | None = None) -> Plan:
 
     chosen: tuple[str, ...] = ("problems",)
     if c.filter.hard_only:
-        add("filter", ("problems",), chains.choose, [c.filter, c.prompts.direct, c.assess, *_who(c, "generator", "judge"), c.seed])
+        add("filter", ("problems",), chains.choose, [c.filter, c.prompts.direct, c.assess, *who(c, "generator", "judge"), c.seed])
         chosen = ("problems", "filter")
-    add("generate", chosen, chains.generate, [c.generate, _who(c, "generator"), c.seed])
-    add("assess", ("problems", "generate"), partial(chains.assess_chains, source="generate", split="train"), _judging(c))
+    add("generate", chosen, chains.generate, [c.generate, who(c, "generator"), c.seed])
+    add("assess", ("problems", "generate"), partial(chains.assess_chains, source="generate", split="train"), judging(c))
     if c.world:
         add("truth", ("problems", "generate", "assess"), partial(chains.measure_truth, source="generate", judged="assess", split="train"), [])
 
-    rated = ("problems", "generate", "assess")
     for name, model, form in (
         ("reasoning-data", "reasoner", reasoning.reasoning_row),
         ("single-data", "single", reasoning.single_row),
         ("multi-turn-data", "multi-turn", reasoning.multi_turn_row),
     ):
-        settings = trainings.seeded(c, c.reasoner if model == "reasoner" else c.single)
-        add(name, rated, partial(sets.build_reasoning, form=form), [c.reasoning, c.prompts, *by_hand], apart=True)
+        settings = trainings.shared(c, trainings.seeded(c, c.reasoner if model == "reasoner" else c.single))
+        add(name, RATED, partial(sets.build_reasoning, form=form), [*best(c), c.prompts, *by_hand], apart=True)
         add(model, ("base", name), partial(trainings.train_sft, data=name, settings=settings), settings, apart=True)
 
     policy = "reasoner"
     for t in range(1, c.dpo.rounds + 1):
-        policy = _dpo_round(steps, c, t, policy, by_hand)
+        policy = add_round(steps, c, t, policy, by_hand)
 
     author, own = (policy, "dpo-chains") if c.summary.own_chains == "dpo" else ("reasoner", "own-chains")
-    drawn = c.summary.own_sampling or c.systems.reasoner
-    draw = partial(chains.sample, model=author, split="own", n=c.summary.own_n, sampling=drawn)
-    add(own, ("problems", author), draw, [c.summary.own_n, c.dpo.server, *_drawing(c, drawn)], apart=True)
-    add(f"{own}-assess", ("problems", own), partial(chains.assess_chains, source=own, split="own", score=False), _judging(c))
-    add("summary-data", (*rated, own, f"{own}-assess"), partial(sets.build_summary, own=own), [c.summary, c.prompts, c.seed, *by_hand], apart=True)
-    judge, fair = trainings.seeded(c, c.summarizer), trainings.seeded(c, c.single)
+    add_own(steps, c, author, own)
+    add("summary-data", (*RATED, own, f"{own}-assess"), partial(sets.build_summary, own=own), [c.summary, c.prompts, c.seed, *by_hand], apart=True)
+    judge = trainings.seeded(c, c.summarizer)
     add("summarizer", ("base", "summary-data"), partial(trainings.train_sft, data="summary-data", settings=judge), judge, apart=True)
-
-    add("single-fair-data", (*rated, "summary-data"), sets.build_fair, [c.reasoning, c.prompts, *by_hand], apart=True)
-    like = ("reasoner", "summarizer")
-    add("single-fair", ("base", "single-fair-data", *like), partial(trainings.train_sft, data="single-fair-data", settings=fair, like=like), fair, apart=True)
+    add_controls(steps, c, by_hand)
+    add_after_dpo(steps, c, by_hand)
 
     for row in c.systems.rows:
         solver, models = row_of(row, c)
-        decoding = [c.systems.reasoner, c.systems.splits, *_drawing(c, c.systems.answer)]
-        add(f"evaluate-{row}", ("problems", *models), partial(evaluation.evaluate_row, solver=solver, models=models, row=row), decoding, apart=True)
+        votes = [c.systems.votes, c.systems.vote_temperature] if solver == "solve_vote" else []
+        decoding = [c.systems.reasoner, c.systems.splits, *drawing(c, c.systems.answer), *votes]
+        needs = ("problems", *dict.fromkeys(models))
+        add(f"evaluate-{row}", needs, partial(evaluation.evaluate_row, solver=solver, models=models, row=row), decoding, apart=True)
     return steps
 
 
@@ -112,53 +126,26 @@ def _base_files(config: Config) -> list[Path]:
     return sorted(path for path in folder.glob("[!.]*") if path.is_file())
 
 
-def _dpo_round(steps: Plan, c: Config, t: int, policy: str, by_hand: list[str]) -> str:
-    """Round t (Insight-V, section 3.4): D_t comes from M_t itself, or off-policy from the teacher; returns the name of M_t+1."""
-    source, judged, split = "generate", "assess", "train"
-    if c.dpo.pairs_from == "policy":
-        source, judged, split = f"round{t}-chains", f"round{t}-chains-assess", "preference"
-        limit = (c.dpo.problems * (t - 1), c.dpo.problems) if c.dpo.problems else None
-        draw = partial(chains.sample, model=policy, split=split, n=c.dpo.n, sampling=c.dpo.sampling, limit=limit)
-        steps.add(source, ("problems", policy), draw, [c.dpo.n, limit, c.dpo.server, *_drawing(c, c.dpo.sampling)], apart=True)
-        steps.add(judged, ("problems", source), partial(chains.assess_chains, source=source, split=split), _judging(c))
-    data, scores, name = f"round{t}-data", f"round{t}-reference", f"dpo{t}"
-    pair = partial(sets.build_pairs, source=source, judged=judged, split=split)
-    steps.add(data, ("problems", source, judged), pair, [c.preference, c.prompts, c.seed, *by_hand], apart=True)
-    reference = {"previous": policy, "initial": "reasoner", "base": "base"}[c.dpo.reference]
-    precise = [c.dpo.dtype, c.dpo.batch_size, c.dpo.max_length]
-    scoring = partial(trainings.score_reference, data=data, reference=reference)
-    # TRL keeps a reference of its own.
-    stored = (scores,) if c.dpo.trainer == "insightv" else ()
-    if stored:
-        steps.add(scores, tuple(dict.fromkeys(("base", data, reference))), scoring, precise, apart=True)
-    training = partial(trainings.train_dpo, data=data, policy=policy, reference=reference, scores=scores if stored else None)
-    # What made the pairs is in the data already: another round, say, leaves the earlier ones as they are.
-    made = {"rounds", "n", "problems", "sampling", "server", "server_timeout", "pairs_from"}
-    settings = trainings.seeded(c, c.dpo).model_dump(mode="json", exclude=made)
-    steps.add(name, tuple(dict.fromkeys(("base", data, policy, reference, *stored))), training, settings, apart=True)
-    return name
-
-
 def row_of(row: str, config: Config, setting: str = "systems.rows") -> tuple[str, tuple[str, ...]]:
     """How a row of the table solves a problem, and its models; a row that there is not is a `UserError` about the setting."""
     if row in ROWS:
         return ROWS[row]
-    if match := re.fullmatch(r"pair\+dpo(\d*)", row):
-        t = int(match[1] or config.dpo.rounds)
-        if 1 <= t <= config.dpo.rounds:
-            return "solve", (f"dpo{t}", "summarizer")
-        raise UserError(f"{setting}: {row} needs dpo.rounds to be at least {max(t, 1)}, it is {config.dpo.rounds}")
-    raise UserError(f"{setting}: no row {row!r}; there are {', '.join(ROWS)}, pair+dpo and pair+dpo1, pair+dpo2 ..")
+    rounds = config.dpo.rounds
+    match = re.fullmatch(r"pair\+dpo(\d*)", row)
+    if not (match or row in DPO_ROWS or row == "pair+dpo-refreshed"):
+        raise UserError(f"{setting}: no row {row!r}; there are {', '.join([*ROWS, *DPO_ROWS])}, pair+dpo-refreshed, pair+dpo and pair+dpo1, pair+dpo2 ..")
+    t = int(match[1] or rounds) if match else 1
+    if not 1 <= t <= rounds:
+        raise UserError(f"{setting}: {row} needs dpo.rounds to be at least {max(t, 1)}, it is {rounds}")
+    if match:
+        return "solve", (f"dpo{t}", "summarizer")
+    if row in DPO_ROWS:
+        return "solve", DPO_ROWS[row]
+    if config.summary.own_chains == "dpo":
+        raise UserError(f"{setting}: with summary.own_chains: dpo the summary agent of every row is made after DPO, so take {row} out, or set it to sft")
+    return "solve", (f"dpo{rounds}", "summarizer-refreshed")
 
 
-def _who(config: Config, *roles: str) -> list[Any]:
-    """What names the models behind the roles' endpoints, without their addresses."""
-    return [getattr(config.models, role).model_dump(include={"model", "revision", "extra"}) for role in roles]
-
-
-def _judging(config: Config) -> list[Any]:
-    return [config.assess, *_who(config, "judge", "scorer"), config.seed]
-
-
-def _drawing(config: Config, sampling: Any) -> list[Any]:
-    return [sampling, config.prompts, config.local.batch_size, config.local.dtype, config.seed]
+def is_method(row: str) -> bool:
+    """Whether a row is the method itself, after however many rounds of DPO; the others are what it is held against."""
+    return re.fullmatch(r"pair(\+dpo\d*)?", row) is not None

@@ -1,6 +1,7 @@
 """Before anything large is spent: probe every endpoint, give each role a piece of its work, and project all that the run asks of them."""
 
 import asyncio
+import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,6 +11,7 @@ from insightv.config import Config, EndpointConfig, UserError
 from insightv.datasets.sources import read_problems
 from insightv.generation import assess
 from insightv.generation.sample import progressive
+from insightv.loop import needed, plan
 from insightv.models.chat import EndpointDown
 from insightv.models.endpoint import Endpoint
 from insightv.records import Chain, Problem
@@ -46,15 +48,17 @@ class Spent(NamedTuple):
 
 @dataclass(frozen=True)
 class Batch:
-    """Chains that the run has judged, or written too."""
+    """Chains that the run has judged or rated, or written too."""
 
     stage: str
-    """The stage that judges them."""
+    """The stage that judges or rates them."""
     problems: int
     n: int
     """Chains of each problem."""
     generated: bool
     """Whether the generator writes them, and not a model of the run."""
+    judged: bool
+    """Whether the judge is asked for verdicts."""
     scored: bool
 
 
@@ -83,19 +87,18 @@ def check(config: Config, run: Run, problem: Problem, problems: int) -> list[Fac
 
 def teacher_work(config: Config, sizes: Mapping[str, int]) -> list[Batch]:
     """All that the configured rows need of generator, judge and scorer; `sizes` holds the number of problems of each split."""
-    rows, dpo = set(config.systems.rows), config.dpo
-    rounds = max((int(row.removeprefix("pair+dpo") or dpo.rounds) for row in rows if row.startswith("pair+dpo")), default=0)
-    summarizer = rounds > 0 or not rows.isdisjoint({"summarizer", "pair", "single-fair"})
-    last = config.summary.own_chains == "dpo"
+    steps, dpo = plan(config), config.dpo
+    wanted = needed(steps)
+    drawn = min(dpo.problems or sizes["preference"], sizes["preference"])
     batches = []
-    if config.world or not rows <= {"base", "base-reasoned"}:
-        batches.append(Batch("assess", sizes["train"], config.generate.n, generated=True, scored=True))
-    if summarizer:
-        batches.append(Batch("dpo-chains-assess" if last else "own-chains-assess", sizes["own"], config.summary.own_n, generated=False, scored=False))
-    if dpo.pairs_from == "policy":
-        drawn = min(dpo.problems or sizes["preference"], sizes["preference"])
-        made = dpo.rounds if summarizer and last else rounds
-        batches += [Batch(f"round{t}-chains-assess", drawn, dpo.n, generated=False, scored=True) for t in range(1, made + 1)]
+    for stage in (name for name in steps.steps if name in wanted):
+        if stage in ("assess", "generate-rating"):
+            first = stage == "assess"
+            batches.append(Batch(stage, sizes["train"], config.generate.n, generated=first, judged=first, scored=True))
+        elif stage in ("own-chains-assess", "dpo-chains-assess"):
+            batches.append(Batch(stage, sizes["own"], config.summary.own_n, generated=False, judged=True, scored=False))
+        elif re.fullmatch(r"round\d+-chains-(assess|rating)", stage):
+            batches.append(Batch(stage, drawn, dpo.n, generated=False, judged=stage.endswith("assess"), scored=True))
     return batches
 
 
@@ -235,7 +238,7 @@ def _loads(role: str, work: Sequence[Batch], open_problems: int) -> list[tuple[i
     if role == "generator":
         return [(batch.problems * batch.n, 1, min(batch.problems, open_problems) * batch.n) for batch in work if batch.generated]
     if role == "judge":
-        return [(batch.problems * batch.n, 1, min(batch.problems, open_problems)) for batch in work]
+        return [(batch.problems * batch.n, 1, min(batch.problems, open_problems)) for batch in work if batch.judged]
     return [(batch.problems, batch.n, min(batch.problems, open_problems)) for batch in work if batch.scored]
 
 

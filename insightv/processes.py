@@ -22,6 +22,7 @@ from insightv.models.chat import EndpointDown, Halted
 from insightv.models.meter import Meter
 from insightv.plan import Plan, make, stays
 from insightv.progress import Display
+from insightv.reuse import take
 from insightv.store import Run
 
 
@@ -126,6 +127,9 @@ class _Conductor:
     async def _make(self, name: str) -> None:
         stage = self._plan.stage(self._run, name)
         if stays(stage, self._retry_failed):
+            return
+        if source := await asyncio.to_thread(take, self._plan.config, self._run, stage, self._retry_failed):
+            self._display.taken(stage, source)
             return
         async with self._places:
             if self._meter.halted:

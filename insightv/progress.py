@@ -61,6 +61,10 @@ class Display:
         """Print that the stage is done, and what it said of itself."""
         self._console.print(f"[green]✓[/] [bold]{stage.name}[/]  {tell(stage.summary)}  [dim]{seconds:.0f} s · {stage.folder}[/]", soft_wrap=True)
 
+    def taken(self, stage: Stage, source: Path) -> None:
+        """Print that the stage was taken from another run, and what it said of itself there."""
+        self._console.print(f"[green]=[/] [bold]{stage.name}[/]  {tell(stage.summary)}  [dim]taken from {source}[/]", soft_wrap=True)
+
     async def _tell(self, bar: TaskID) -> None:
         """Print a line now and then where no bar is drawn, so that a log shows that the stage goes on, and how fast."""
         while not self._console.is_terminal:

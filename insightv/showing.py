@@ -39,9 +39,13 @@ def status(run: Path) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for name in (name for name in steps.steps if name in wanted):
         word = word_of(run, name)
-        state, told = ("done", tell(done[name].summary)) if name in done else ("begun", said(word)) if word is not None else ("to do", "")
+        state, told = ("done", _said_by(done[name])) if name in done else ("begun", said(word)) if word is not None else ("to do", "")
         rows.append({"stage": name, "state": state, "summary": told})
     return rows
+
+
+def _said_by(stage: Stage) -> str:
+    return tell(stage.summary) + (f", taken from {stage.taken}" if stage.taken else "")
 
 
 def defects(run: Path) -> list[dict[str, object]]:

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from insightv.cache import ByteCache
 from insightv.config import UserError
-from insightv.files import explained, locked, replacing, sync
+from insightv.files import explained, link, locked, replacing, sync
 from insightv.images import digest, media_type
 from insightv.journal import Journal
 from insightv.records import Record
@@ -26,6 +26,8 @@ R = TypeVar("R", bound=Record)
 
 _SUFFIXES = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp"}
 _SCRATCH = re.compile(r"\..*|checkpoint-.*|scratch")
+_TAKEN = ".taken"
+"""File in a stage's folder that names the run it was taken from; no output."""
 _STAGE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 
 
@@ -77,6 +79,11 @@ class ImageStore:
                 if path.exists():
                     return path
         raise UserError(f"image {name!r} is not in {self.folder}; import the problems again or point to the folder that holds their images")
+
+    def adopt(self, name: str, other: "ImageStore") -> None:
+        """Have an image that another store holds; `UserError` when it does not."""
+        path = other.path(name)
+        link(path, self._place(name, path.suffix))
 
     def _read(self, name: str) -> bytes:
         path = self.path(name)
@@ -182,12 +189,53 @@ class Stage:
             if not (self._work / "manifest.json").is_file():
                 return
             _remove_scratch(self._work)
-            aside = self._work.parent / f"old-{self.name}-{secrets.token_hex(4)}"
-            if self.folder.exists():
-                self.folder.rename(aside)
-            self._work.rename(self.folder)
-            sync(self.run)
-            shutil.rmtree(aside, ignore_errors=True)
+            self._put(self._work)
+
+    def adopt(self, other: Path) -> bool:
+        """Make a finished stage of this very hash in another run's folder this run's too, by links where the disk allows it.
+
+        The other folder is only read. False, and nothing done, where a file there is missing or not what the manifest says.
+        """
+        manifest = read_manifest(other)
+        if manifest.get("hash") != self.hash:
+            return False
+        beside = self.run / ".work" / f"taken-{self.name}-{secrets.token_hex(4)}"
+        try:
+            beside.mkdir(parents=True)
+            for name, digest in manifest["outputs"].items():
+                link(other / name, beside / name)
+                if _sha256(beside / name) != digest:
+                    return False
+            for path in _without_scratch(beside):
+                sync(path)
+            (beside / _TAKEN).write_text(str(other.parent), encoding="utf-8")
+            with replacing(beside / "manifest.json") as file:
+                file.write(orjson.dumps(manifest, option=orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2))
+            with locked(self.run / ".work" / "publish.lock"), explained(self.folder):
+                self._put(beside)
+        except FileNotFoundError:
+            # The other run makes it anew just now.
+            return False
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+        # What was begun here is of no use any more.
+        shutil.rmtree(self._work, ignore_errors=True)
+        return True
+
+    @property
+    def taken(self) -> str:
+        """The folder of the run that a done stage was taken from; empty if it was made here."""
+        mark = self.folder / _TAKEN
+        return mark.read_text(encoding="utf-8") if mark.is_file() else ""
+
+    def _put(self, made: Path) -> None:
+        """Move a whole folder to the stage's place, and what stood there out of the way."""
+        aside = self._work.parent / f"old-{self.name}-{secrets.token_hex(4)}"
+        if self.folder.exists():
+            self.folder.rename(aside)
+        made.rename(self.folder)
+        sync(self.run)
+        shutil.rmtree(aside, ignore_errors=True)
 
     @property
     def _work(self) -> Path:

@@ -2,21 +2,21 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 from aiohttp import web
 
-from insightv.agents import reason, solve, solve_direct, solve_multi_turn, solve_reasoner, solve_single, stream
+from insightv.agents import majority, reason, solve, solve_direct, solve_multi_turn, solve_reasoner, solve_single, solve_vote, stream
 from insightv.chain_text import parse_chain
 from insightv.config import EndpointConfig, PromptsConfig, SamplingConfig, SystemsConfig
 from insightv.evaluation.run import score
-from insightv.models.chat import Delta
+from insightv.models.chat import Delta, Message, Reply, Sampling
 from insightv.models.endpoint import Endpoint
 from insightv.prompts import single_completion
-from insightv.records import Problem, Solution
+from insightv.records import Problem, Solution, Usage
 from insightv.store import ImageStore
 
 PROBLEM = Problem(id="p", question="Which colour?", options=("red", "blue"), answers=("B",), answer_type="choice")
@@ -158,3 +158,40 @@ def test_the_stream_gives_the_chain_then_the_answer_then_the_tokens(tmp_path: Pa
     assert "".join(delta.text for delta in deltas if delta.kind == "content") == "Answer: B"
     assert deltas[-1].usage is not None
     assert deltas[-1].usage.prompt == 20
+
+
+@pytest.mark.parametrize(
+    ("answers", "place"),
+    [(["B", "A", "A"], 1), (["A", "B", "C"], 0), (["", "B", "A", "b", "a"], 1), (["", "", "x"], 2), (["", ""], 0), (["The dog.", "cat", "dog"], 0)],
+)
+def test_the_majority_is_by_normal_form_and_ties_go_to_the_first(answers: list[str], place: int) -> None:
+    assert majority(answers) == place
+
+
+def voted(tmp_path: Path, replies: list[Reply], asked: list[Sampling], **settings: Any) -> Solution:
+    class Model:
+        identity = "m"
+
+        async def complete(self, messages: Sequence[Message], sampling: Sampling) -> list[Reply]:
+            asked.append(sampling)
+            return replies
+
+    model: Any = Model()
+    return score(PROBLEM, asyncio.run(solve_vote(PROBLEM, model, SystemsConfig(reasoner=SamplingConfig(max_tokens=77), **settings), PROMPTS, 0)))
+
+
+def test_a_vote_is_one_request_of_n_and_its_tokens_are_those_of_all(tmp_path: Path) -> None:
+    replies = [Reply(single_completion(CHAIN, answer), usage=Usage(completion=tokens)) for answer, tokens in (("A", 1), ("B", 10), ("blue", 100))]
+    asked: list[Sampling] = []
+    solution = voted(tmp_path, replies, asked, votes=3, vote_temperature=0.4)
+    assert (solution.answer, solution.correct, solution.text, solution.usage.completion) == ("B", True, replies[1].text, 111)
+    assert solution.chain is not None and solution.chain.index == 1
+    assert [(sampling.n, sampling.temperature, sampling.max_tokens) for sampling in asked] == [(3, 0.4, 77)]
+
+
+def test_replies_that_failed_have_no_vote_and_a_vote_without_any_is_owed(tmp_path: Path) -> None:
+    gone = Reply("", finish="failed", error="HTTP 400")
+    solution = voted(tmp_path, [gone, gone, Reply(single_completion(CHAIN, "B"))], [])
+    assert (solution.answer, solution.status) == ("B", "ok")
+    solution = voted(tmp_path, [gone, gone, gone], [])
+    assert (solution.status, solution.correct, solution.reason) == ("failed", None, "HTTP 400")

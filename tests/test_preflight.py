@@ -272,6 +272,10 @@ def test_a_scorer_that_cannot_read_as_many_paths_as_a_round_shows_is_found(scrip
         ["systems.rows=[pair+dpo1, base]", "dpo.rounds=3"],
         ["systems.rows=[pair]", "summary.own_chains=dpo", "dpo.rounds=0"],
         ["dpo.pairs_from=teacher"],
+        ["systems.rows=[plain, two-roles, pair-high]"],
+        ["systems.rows=[pair+rlaif, pair+dpo-refreshed]"],
+        ["systems.rows=[pair+rlaif]", "dpo.pairs_from=teacher"],
+        ["systems.rows=[pair+dpo-pooled, pair+rft]"],
     ],
     ids=str,
 )
@@ -279,7 +283,7 @@ def test_the_work_of_a_teacher_is_that_of_the_plan(config: str, settings: list[s
     known = load_config(SMALL.parent.parent / "configs" / f"{config}.yaml", settings)
     needed = loop.needed(loop.plan(known))
     work = preflight.teacher_work(known, {"train": 9, "own": 5, "preference": 7})
-    assert sorted(batch.stage for batch in work) == sorted(name for name in needed if name.endswith("assess"))
+    assert sorted(batch.stage for batch in work) == sorted(name for name in needed if name.endswith(("assess", "rating")))
     assert any(batch.generated for batch in work) == ("generate" in needed)
 
 

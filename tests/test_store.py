@@ -1,7 +1,9 @@
 """The run directory keeps what was committed, once, through kills and from several processes."""
 
 import asyncio
+import errno
 import io
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +18,7 @@ from insightv.config import UserError
 from insightv.files import explained
 from insightv.images import ImageError, encode_png
 from insightv.records import Step
-from insightv.store import ImageStore, Journal, Run, read_records, write_records
+from insightv.store import ImageStore, Journal, Run, Stage, read_records, write_records
 
 WRITER = """
 import asyncio, sys
@@ -283,3 +285,40 @@ def test_a_file_where_the_run_should_be_is_a_user_error(tmp_path: Path) -> None:
 def test_a_full_disk_is_a_user_error() -> None:
     with pytest.raises(UserError, match="disk is full"), explained(Path("/dev/full")), open("/dev/full", "wb", buffering=0) as file:
         file.write(b"x")
+
+
+def finished(run: Run, name: str = "data") -> Stage:
+    stage = run.stage(name, inputs={"chains": "1"}, config=[1], version=1)
+    (stage.work / "model").mkdir()
+    for path, text in (("rows.jsonl", "rows"), ("model/weights", "weights")):
+        (stage.work / path).write_text(text, encoding="utf-8")
+    stage.commit({"rows": 3})
+    return stage
+
+
+@pytest.mark.parametrize("linked", [True, False])
+def test_a_stage_is_adopted_from_another_run_and_lives_on_without_it(linked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not linked:
+        monkeypatch.setattr("os.link", lambda *_: (_ for _ in ()).throw(OSError(errno.EXDEV, "another disk")))
+    there, run = finished(Run(tmp_path / "a")), Run(tmp_path / "b")
+    stage = run.stage("data", inputs={"chains": "1"}, config=[1], version=1)
+    (stage.work / "scratch").mkdir()
+    assert stage.adopt(there.folder) and stage.done and stage.summary == {"rows": 3} and stage.outputs_hash == there.outputs_hash
+    assert stage.taken == str(tmp_path / "a") and there.taken == ""
+    assert (stage.folder / "manifest.json").read_bytes() == (there.folder / "manifest.json").read_bytes()
+    assert (stage.folder / "model" / "weights").samefile(there.folder / "model" / "weights") is linked
+    assert list((run.folder / ".work").iterdir()) == [run.folder / ".work" / "publish.lock"]
+    shutil.rmtree(there.folder)
+    assert stage.done and (stage.folder / "rows.jsonl").read_text() == "rows"
+
+
+def test_what_is_not_whole_or_another_stage_is_not_adopted(tmp_path: Path) -> None:
+    there, run = finished(Run(tmp_path / "a")), Run(tmp_path / "b")
+    stage = run.stage("data", inputs={"chains": "1"}, config=[1], version=1)
+    other = run.stage("data", inputs={"chains": "2"}, config=[1], version=1)
+    assert not other.adopt(there.folder) and not stage.adopt(tmp_path / "nowhere" / "data")
+    (there.folder / "rows.jsonl").write_text("rots", encoding="utf-8")
+    assert not stage.adopt(there.folder)
+    (there.folder / "rows.jsonl").unlink()
+    assert not stage.adopt(there.folder) and not stage.done and not stage.folder.exists()
+    assert not list((run.folder / ".work").glob("taken-*"))

@@ -44,9 +44,9 @@ def written(chain: Chain) -> str:
 
 def pairs_of(candidates: Sequence[Candidate], settings: PreferenceDataConfig, seed: int) -> list[tuple[Pair, str]]:
     """Every pair that the rules name, best first, with an empty string if it is taken, else the reason why not (`OBSTACLES`)."""
-    chosen = [candidate for candidate in candidates if not unusable(candidate, settings.min_score)]
     pairs = []
     for rule in settings.rules:
+        chosen = [candidate for candidate in candidates if not unfit(rule, candidate, settings.min_score)]
         for b in candidates:
             pairs += [Pair(rule, a, b, derive_seed(seed, a.chain.id, b.chain.id)) for a in _preferred(rule, chosen, b, settings.score_margin)]
 
@@ -67,11 +67,22 @@ def pairs_of(candidates: Sequence[Candidate], settings: PreferenceDataConfig, se
     return outcomes
 
 
+def unfit(rule: str, candidate: Candidate, min_score: int) -> str:
+    """Why a rule does not let a chain be the better one: the name of a reason, empty if it does."""
+    if rule != "rating":
+        return unusable(candidate, min_score)
+    if candidate.chain.status != "ok":
+        return candidate.chain.status
+    if candidate.value is None:
+        return "not_scored"
+    return "score_below_minimum" if candidate.value < min_score else ""
+
+
 def _preferred(rule: str, chosen: Sequence[Candidate], worse: Candidate, margin: int) -> Sequence[Candidate]:
     """The good chains that a rule prefers to another."""
     if rule == "correctness":
         return chosen if worse.correct is False and worse.chain.status != "failed" else ()
-    if not worse.correct or worse.value is None or worse.chain.status != "ok":
+    if worse.value is None or (rule == "score" and (not worse.correct or worse.chain.status != "ok")):
         return ()
     return [candidate for candidate in chosen if (candidate.value or 0) - worse.value >= margin]
 

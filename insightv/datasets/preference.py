@@ -1,8 +1,9 @@
 """Preference pairs for DPO (Insight-V, section 3.4): a policy's better chain against a worse one of the same problem, by named rules.
 
 `correctness` sets a correct chain with at least `min_score` against one with a wrong answer; `score` sets it against a correct
-one scored at least `score_margin` lower. Two lengths (in words) differ at most by `length_ratio`; a run-on chain (truncated
-or repeating) is exempt, since its length is its fault, and is capped at `max_truncated` of the pairs instead.
+one scored at least `score_margin` lower; `rating` does so whatever the answers are, and looks at no verdict. Two lengths
+(in words) differ at most by `length_ratio`; a run-on chain (truncated or repeating) is exempt, since its length is its
+fault, and is capped at `max_truncated` of the pairs instead.
 
 Everything is read twice: once for a few bytes of every chain and pair, by which the choice is made, and once for the rows.
 """
@@ -132,12 +133,15 @@ def _made(rated: Rated, met: Sequence[int], kept: NDArray[Any], settings: Prefer
 
 def _why(candidate: Candidate, met: str, settings: PreferenceDataConfig) -> str:
     """Why a chain stands in no pair; one that met several obstacles is told the latest."""
-    if candidate.chain.status == "failed" or candidate.correct is None:
+    rated = "rating" in settings.rules
+    if candidate.chain.status == "failed" or (candidate.correct is None and not rated):
         return "failed" if candidate.chain.status == "failed" else "not_judged"
     if met == "taken":
         return "max_pairs" if settings.max_pairs is not None else "max_truncated"
     if met:
         return met
+    if rated:
+        return "not_scored" if candidate.value is None else "no_counterpart"
     reason = unusable(candidate, settings.min_score)
     return reason if candidate.correct and reason else "no_counterpart"
 

@@ -7,16 +7,25 @@ from insightv.datasets.rows import Candidate, Made, Rated, Rejection, Row, row
 from insightv.models.chat import Message, text_message
 from insightv.prompts import answer_turn_messages, direct_messages, reasoner_messages, render_chain, single_completion, single_messages
 from insightv.records import Problem
+from insightv.store import derive_seed
 
 Form = Callable[[Candidate, PromptsConfig], Row]
 """Makes a row of a best path."""
 
 
-def build(rated: Rated, settings: ReasoningDataConfig, prompts: PromptsConfig, form: Form) -> Iterator[Made]:
-    """Problem by problem, rows of the best correct paths, and a rejection with its reason for every other chain."""
+def build(rated: Rated, settings: ReasoningDataConfig, prompts: PromptsConfig, form: Form, *, seed: int) -> Iterator[Made]:
+    """Problem by problem, rows of the best correct paths, and a rejection with its reason for every other chain, or for a problem out of the share."""
     for problem, candidates in rated:
+        if not shared(problem.id, settings.share, seed):
+            yield [], [{"problem_id": problem.id, "reason": "out_of_share"}]
+            continue
         picks, rejections = select(problem, candidates, settings)
         yield [form(pick, prompts) for pick in picks], rejections
+
+
+def shared(problem_id: str, share: float, seed: int) -> bool:
+    """Whether a problem is in this share of all; one that is in a small share is in every larger one too."""
+    return share == 1 or derive_seed(seed, "share", problem_id) < share * 2**31
 
 
 def select(problem: Problem, candidates: Sequence[Candidate], settings: ReasoningDataConfig) -> tuple[list[Candidate], list[Rejection]]:

@@ -37,7 +37,8 @@ def collect(
     folders = [folder for folder in _stages(run.folder) if folder.name in wanted or not folder.name.startswith("evaluate-")]
     solutions = _solutions(folders, rows)
     verdicts = {v.chain_id: v for folder in folders for v in _records(folder / "verdicts.jsonl", Verdict)}
-    scores = {s.chain_id: s for folder in folders for s in _records(folder / "scores.jsonl", Score)}
+    # What is rated without the ground truth is no path score: the same chains have one from their assessment.
+    scores = {s.chain_id: s for folder in folders if not folder.name.endswith("-rating") for s in _records(folder / "scores.jsonl", Score)}
     chains = {folder.name: list(_records(folder / "chains.jsonl", Chain)) for folder in folders if (folder / "chains.jsonl").exists()}
     shown = [
         *(e for split, systems in solutions.items() for e in choose_solutions(split, systems, known, run.images, baseline=baseline, limit=examples)),

@@ -2,17 +2,16 @@
 
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import pairwise
 from math import factorial
 from random import Random
-from typing import Any
 
 from insightv.answers import settle
 from insightv.config import AssessConfig
 from insightv.generation.ask import ask, attempts
-from insightv.models.chat import Chat
+from insightv.models.chat import Chat, Message, Sampling
 from insightv.models.together import together
 from insightv.prompts import SCORES_SCHEMA, VERDICT_SCHEMA, judge_messages, parse_scores, parse_verdict, scorer_messages
 from insightv.records import Chain, Problem, Score, Verdict
@@ -63,8 +62,10 @@ async def scores(problem: Problem, chains: Sequence[Chain], scorer: Chat, settin
     return mean(await rate(problem, chains, scorer, settings, seed))
 
 
-async def rate(problem: Problem, chains: Sequence[Chain], scorer: Chat, settings: AssessConfig, seed: int) -> list[list[Score]]:
-    """For each of `shuffles` orders a score 1..100 for each chain, in the order given.
+async def rate(
+    problem: Problem, chains: Sequence[Chain], scorer: Chat, settings: AssessConfig, seed: int, messages: Callable[..., list[Message]] = scorer_messages
+) -> list[list[Score]]:
+    """For each of `shuffles` orders a score 1..100 for each chain, in the order given; `messages` may ask for it without the ground truth.
 
     All chains stand in one request, or in even groups of `paths_per_request` at most; the orders differ as long as there are others.
     """
@@ -76,7 +77,8 @@ async def rate(problem: Problem, chains: Sequence[Chain], scorer: Chat, settings
 
     async def one(request: tuple[int, list[Chain]]) -> list[Score]:
         turn, shown = request
-        return await _rate_shown(problem, shown, scorer, settings, (seed, problem.id, "scores", [chain.id for chain in shown], *([turn] if turn else [])))
+        draw = (seed, problem.id, "scores", [chain.id for chain in shown], *([turn] if turn else []))
+        return await _rate_shown(shown, scorer, partial(messages, problem, shown), attempts(settings.scorer_sampling, settings.tries, SCORES_SCHEMA, *draw))
 
     found: list[dict[str, Score]] = [{} for _ in range(settings.shuffles)]
     for (turn, _), given in zip(requests, await together(map(one, requests)), strict=True):
@@ -112,7 +114,7 @@ def _groups(order: list[Chain], limit: int | None) -> list[list[Chain]]:
     return [order[start:end] for start, end in pairwise(bounds)]
 
 
-async def _rate_shown(problem: Problem, shown: list[Chain], scorer: Chat, settings: AssessConfig, draw: tuple[Any, ...]) -> list[Score]:
+async def _rate_shown(shown: list[Chain], scorer: Chat, messages: Callable[[str | None], list[Message]], samplings: Iterable[Sampling]) -> list[Score]:
     """The scores of one request, in the order shown; one that left a score out is made again, whole, up to `tries`, and what came first counts."""
     given: dict[str, tuple[int, str]] = {}
 
@@ -123,10 +125,10 @@ async def _rate_shown(problem: Problem, shown: list[Chain], scorer: Chat, settin
                 given.setdefault(chain.id, (value, reason))
         return None, found if len(given) < len(shown) else ()
 
-    asked = await ask(scorer, partial(scorer_messages, problem, shown), read, attempts(settings.scorer_sampling, settings.tries, SCORES_SCHEMA, *draw))
+    asked = await ask(scorer, messages, read, samplings)
     lacking = (None, f"not scored: {asked.failure or _unusable(asked.defects)}")
     results = [(place, chain, *given.get(chain.id, lacking)) for place, chain in enumerate(shown)]
-    return [Score(chain_id=chain.id, problem_id=problem.id, value=value, reason=reason, position=place) for place, chain, value, reason in results]
+    return [Score(chain_id=chain.id, problem_id=chain.problem_id, value=value, reason=reason, position=place) for place, chain, value, reason in results]
 
 
 def agreement(rated: Iterable[tuple[bool | None, int | None, bool, float]]) -> dict[str, float | int | None]:

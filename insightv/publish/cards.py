@@ -107,12 +107,18 @@ def model_card(about: About, item: Item, behind: Mapping[str, Mapping[str, Any]]
         datasets=[about.repos[name] for name in data_sets if name in about.repos and about.on_hub] or None,
     )
     agents = about.config.prompts
-    shown = {"summarizer": ("summarizer", "direct"), "single": ("single",), "single-fair": ("single",), "multi-turn": ("reasoner", "answer_turn")}
+    shown = {
+        **dict.fromkeys(("summarizer", "summarizer-high", "summarizer-refreshed"), ("summarizer", "direct")),
+        **dict.fromkeys(("single", "single-fair"), ("single",)),
+        "multi-turn": ("reasoner", "answer_turn"),
+        "plain": ("direct",),
+        "two-roles": ("reasoner", "summarizer"),
+    }
     asked = {name: getattr(agents, name) for name in shown.get(item.stage, ("reasoner",))}
     systems = about.config.systems
     facts = {"behind": behind, "data_sets": data_sets, "architecture": architecture, "asked": asked, "identity": behind["base"]["summary"]["identity"]}
     facts["trained_with"] = clean(item.manifest["config"], about.redact)
-    sampling = systems.answer if item.stage == "summarizer" else systems.reasoner
+    sampling = systems.answer if item.stage.startswith("summarizer") or item.stage == "plain" else systems.reasoner
     return _render("model.md", data, about, item, **facts, sampling=sampling, results=[_table(table) for table in tables])
 
 

@@ -14,7 +14,7 @@ from insightv.config import Config, UserError
 from insightv.datasets.sources import read_problems
 from insightv.evaluation.figures import SplitTable, split_table
 from insightv.files import explained
-from insightv.loop import VERBS
+from insightv.loop import VERBS, is_method
 from insightv.plan import Plan
 from insightv.publish.redact import ROLES
 from insightv.records import Chain, Score, Solution, Verdict
@@ -99,8 +99,8 @@ def finished(run: Path, steps: Plan, name: str) -> bool:
 def _usual(config: Config, steps: Plan, known: Mapping[str, Kind]) -> set[str]:
     used = {row: [need for need in steps.steps[f"evaluate-{row}"].needs if need in known] for row in config.systems.rows}
     behind = steps.closure({f"evaluate-{row}" for row in used})
-    # Of rows with as many models the last one.
-    pair = max(reversed(used.values()), key=len, default=[])
+    # Of rows with as many models the last one, and a control only where there is no pair.
+    pair = max(reversed([used[row] for row in used if is_method(row)] or [*used.values()]), key=len, default=[])
     usual = {name for name, kind in known.items() if kind == "data" and name in behind} | set(pair)
     if not usual:
         raise UserError("systems.rows trains nothing, so there is nothing to publish")
@@ -109,8 +109,11 @@ def _usual(config: Config, steps: Plan, known: Mapping[str, Kind]) -> set[str]:
 
 def chains_behind(run: Path, config: Config, steps: Plan, item: Item) -> list[Made]:
     """Who wrote the chains of a data set, and how they were judged."""
-    needs = steps.steps[item.stage].needs
-    judged = next((need for need in needs if need.endswith("assess")), "assess")
+    needs = list(steps.steps[item.stage].needs)
+    if not any(_holds(run, need, "chains.jsonl") for need in needs):
+        # A set made of other sets has their chains.
+        needs = list(dict.fromkeys(below for need in needs if need.endswith("-data") for below in steps.steps[need].needs))
+    judged = next((need for need in needs if need.endswith(("assess", "rating"))), "assess")
     return [_made(run, config, steps, need, f"{need}-assess" if f"{need}-assess" in needs else judged) for need in needs if _holds(run, need, "chains.jsonl")]
 
 

@@ -73,6 +73,7 @@ def settings(config: Config, run: Path) -> dict[str, Any]:
             del values["models"][role][setting]
         values["models"][role]["extra"] = _free(values["models"][role]["extra"], redact)
     values["journal"] = None
+    values["reuse"] = []
     # A command line may hold anything.
     values["dpo"]["server"] = None
     for training in ("reasoner", "summarizer", "single", "dpo"):

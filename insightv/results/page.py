@@ -1,5 +1,6 @@
 """The results of an experiment as Markdown: every seed, the comparisons written down beforehand, and where chains go wrong."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from math import isnan
 
@@ -88,7 +89,7 @@ def _comparisons(split: str, seeds: Sequence[Seed], baseline: str, primary: Sequ
         kept = all(test.difference.value >= PROMISE and test.p < PROMISE_P for test in last.seeds.values())
         promise = f" The demo's promise, at least {100 * PROMISE:.0f} points and p < {PROMISE_P} in every seed: **{'kept' if kept else 'not kept'}**."
         blocks += [f"### {last.after} against {baseline}", tests([last], holm=False), sentence(last, planned=False) + promise * (split == "test")]
-    pairs = [(baseline, row) for row in rows if row.startswith("pair") and baseline in rows]
+    pairs = [(baseline, row) for row in rows if re.fullmatch(r"pair(\+.*)?", row) and baseline in rows]
     if pairs and any(problem.meta.get("group") == "perception" for seed in seeds for problem in seed.problems.values()):
         seen = contrasts(seeds, pairs, lambda problem: problem.meta.get("group") == "perception")
         verdicts = "\n".join(f"- {c.after}: {points(c.mean)} points against {baseline}, {_kept(c.mean)}." for c in seen)

@@ -9,7 +9,7 @@ from typing import Any
 from insightv.config import Config, UserError
 from insightv.datasets.sources import read_problems
 from insightv.files import replacing
-from insightv.loop import plan
+from insightv.loop import FROM_REASONER, plan
 from insightv.records import Solution
 from insightv.results.faults import chain_faults
 from insightv.results.page import page
@@ -42,7 +42,7 @@ def results(runs: Sequence[Path], out: Path | None = None) -> str:
 
 def _shared(config: Config) -> dict[str, Any]:
     """What seeds of one experiment have in common."""
-    return config.model_dump(mode="json", exclude={"run", "seed", "parallel"})
+    return config.model_dump(mode="json", exclude={"run", "seed", "parallel", "reuse"})
 
 
 def check_whole(run: Path, config: Config) -> None:
@@ -74,5 +74,5 @@ def read_seed(run: Path, config: Config, split: str) -> Seed:
 def _steps(run: Path, model: str) -> int:
     """Optimizer steps behind a model's weights: after T rounds of DPO the reasoner's and those of every round."""
     rounds = re.fullmatch(r"dpo(\d+)", model)
-    names = ["reasoner", *(f"dpo{t}" for t in range(1, int(rounds[1]) + 1))] if rounds else [model]
+    names = ["reasoner", *(f"dpo{t}" for t in range(1, int(rounds[1]) + 1))] if rounds else ["reasoner", model] if model in FROM_REASONER else [model]
     return sum(int(_manifest(run, name)["summary"]["steps"]) for name in names)

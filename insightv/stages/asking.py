@@ -9,7 +9,7 @@ from insightv.config import EndpointConfig, SamplingConfig
 from insightv.generation import assess
 from insightv.generation.difficulty import direct_verdict
 from insightv.generation.sample import paths
-from insightv.prompts import direct_messages
+from insightv.prompts import direct_messages, rating_messages
 from insightv.records import Chain, Problem, Score, Verdict
 from insightv.scale.worker import Job
 from insightv.stages.context import Context
@@ -66,3 +66,17 @@ async def assessing(context: Context, score: bool, endpoints: Sequence[EndpointC
             return chains, verdicts, await assess.rate(problem, correct, scorer, config.assess, config.seed) if score else []
 
         yield Job(one, [judge.stats, scorer.stats], context.meter)
+
+
+@asynccontextmanager
+async def rating(context: Context, endpoints: Sequence[EndpointConfig]) -> AsyncIterator[Job[Group, Judged]]:
+    """Scores of all chains that came, right or wrong, by a scorer that is not told the ground truth. Endpoint: scorer."""
+    config = context.config
+    async with context.asking(endpoints) as [scorer]:
+
+        async def one(group: Group) -> Judged:
+            problem, chains = group
+            whole = [chain for chain in chains if chain.status != "failed"]
+            return chains, [], await assess.rate(problem, whole, scorer, config.assess, config.seed, rating_messages)
+
+        yield Job(one, [scorer.stats], context.meter)

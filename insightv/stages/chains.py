@@ -23,7 +23,7 @@ from insightv.records import Chain, Problem, Score, Verdict
 from insightv.scale.local import completed, run
 from insightv.sorting import Sorter
 from insightv.stages import asking
-from insightv.stages.asking import assessing, choosing, generating
+from insightv.stages.asking import assessing, choosing, generating, rating
 from insightv.stages.context import CHOSEN, Context, Summary
 from insightv.stages.live import Defects, Live
 from insightv.store import read_manifest, read_records
@@ -116,10 +116,11 @@ def rotate(problems: Sequence[Problem], start: int, count: int) -> list[Problem]
     return [problems[(start + i) % len(problems)] for i in range(min(count, len(problems)))]
 
 
-def assess_chains(context: Context, work: Path, source: str, split: str, *, score: bool = True) -> Summary:
+def assess_chains(context: Context, work: Path, source: str, split: str, *, score: bool = True, told: bool = True) -> Summary:
     """Verdicts of a stage's chains and, unless told not to, scores of those found correct, all of a problem together.
 
-    With several shuffles, `ratings.jsonl` holds the score of each order, of which those in `scores.jsonl` are the means.
+    Where the ground truth is not `told` there are no verdicts, and scores of all chains. With several shuffles, `ratings.jsonl` holds the score of
+    each order, of which those in `scores.jsonl` are the means.
     """
     config = context.config
     kept = {name: Sorter(work / "scratch" / name) for name in ("verdicts", "scores", *(["ratings"] if config.assess.shuffles > 1 else []))}
@@ -127,8 +128,10 @@ def assess_chains(context: Context, work: Path, source: str, split: str, *, scor
 
     async def write() -> None:
         groups = context.grouped(source, split, work / "scratch" / "problems")
-        asked = [config.models.judge, config.models.scorer]
-        async with context.spread(partial(assessing, context, score), asked, groups, lambda group: group[0].id) as (judged, stats):
+        work_on, asked = partial(rating, context), [config.models.scorer]
+        if told:
+            work_on, asked = partial(assessing, context, score), [config.models.judge, config.models.scorer]
+        async with context.spread(work_on, asked, groups, lambda group: group[0].id) as (judged, stats):
             live = Live(context.report, read_manifest(context.run.folder / source)["summary"]["problems"], stats)
             async for _, (chains, verdicts, ratings) in judged:
                 scores = assess.mean(ratings)
@@ -152,7 +155,7 @@ def _judged(chains: Sequence[Chain], verdicts: Sequence[Verdict], scores: Sequen
     counts.update(f"by {verdict.by}" for verdict in verdicts)
     values = [score.value for score in scores if score.value is not None]
     counts.update({"scored": len(values), "points": sum(values), "not_scored": len(scores) - len(values)})
-    counts["broken off"] += sum(chain.status == "failed" for chain in chains)
+    counts["broken off"] += sum(chain.status == "failed" for chain in chains) if verdicts else 0
     return counts
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from insightv.config import Config, TrainConfig, UserError
 from insightv.models import attended
 from insightv.stages.context import Context, Summary
+from insightv.store import read_manifest
 
 if TYPE_CHECKING:
     from insightv.training.job import Kind
@@ -18,13 +19,10 @@ if TYPE_CHECKING:
 C = TypeVar("C", bound=TrainConfig)
 
 
-def train_sft(context: Context, work: Path, data: str, settings: TrainConfig, like: tuple[str, ...] = ()) -> Summary:
-    """Supervised fine-tuning of the base; with `like`, for as many updates as those models had together."""
-    if like:
-        manifests = [json.loads((context.run.folder / name / "manifest.json").read_bytes()) for name in like]
-        settings = settings.model_copy(update={"max_steps": sum(manifest["summary"]["steps"] for manifest in manifests)})
-    model, _ = context.model("base")
-    return _train(context, work, "sft", settings, {"model": model, "data": context.run.folder / data})
+def train_sft(context: Context, work: Path, data: str, settings: TrainConfig, like: tuple[str, ...] = (), start: str = "base") -> Summary:
+    """Supervised fine-tuning of the base, or of the model `start`; with `like`, for as many updates as those models had together."""
+    model, adapter = context.model(start)
+    return _train(context, work, "sft", _as_long(context, settings, like), {"model": model, "adapter": adapter, "data": context.run.folder / data})
 
 
 def score_reference(context: Context, work: Path, data: str, reference: str) -> Summary:
@@ -34,18 +32,29 @@ def score_reference(context: Context, work: Path, data: str, reference: str) -> 
     return _train(context, work, "reference", context.config.dpo, paths)
 
 
-def train_dpo(context: Context, work: Path, data: str, policy: str, reference: str, scores: str | None) -> Summary:
-    """One round of DPO: the policy M_t becomes M_t+1."""
+def train_dpo(context: Context, work: Path, data: str, policy: str, reference: str, scores: str | None, like: tuple[str, ...] = ()) -> Summary:
+    """One round of DPO: the policy M_t becomes M_t+1; with `like`, by as many updates as those models had together."""
     model, adapter = context.model(policy)
     reference_model, reference_adapter = context.model(reference)
     models = {"model": model, "adapter": adapter, "reference_model": reference_model, "reference_adapter": reference_adapter}
     paths = {**models, "data": context.run.folder / data, "scores": context.run.folder / scores if scores else None}
-    return _train(context, work, "dpo", seeded(context.config, context.config.dpo), paths)
+    return _train(context, work, "dpo", _as_long(context, seeded(context.config, context.config.dpo), like), paths)
 
 
 def seeded(config: Config, settings: C) -> C:
     """A training's settings with the run's seed in them."""
     return settings.model_copy(update={"seed": config.seed + settings.seed})
+
+
+def shared(config: Config, settings: C) -> C:
+    """A training's settings on a share of the reasoning set: a fixed number of updates is cut by it, as epochs are of themselves."""
+    share = config.reasoning.share
+    return settings if share == 1 or settings.max_steps <= 0 else settings.model_copy(update={"max_steps": max(1, round(settings.max_steps * share))})
+
+
+def _as_long(context: Context, settings: C, like: tuple[str, ...]) -> C:
+    steps = sum(int(read_manifest(context.run.folder / name)["summary"]["steps"]) for name in like)
+    return settings.model_copy(update={"max_steps": steps}) if like else settings
 
 
 def _train(context: Context, work: Path, kind: "Kind", settings: TrainConfig, paths: dict[str, Path | None]) -> Summary:

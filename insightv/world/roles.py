@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
@@ -122,7 +122,7 @@ def _next_step(question: Question, picture: Picture, said: Sequence[Step], rng: 
     optional = len(trace.steps) - 1
     if place < optional and not skipped and rng.random() < dials.skipped_step / (optional - dials.skipped_step * place):
         place += 1
-    risk = min(1.0, dials.misperception * (1 + 3 * (1 - picture.contrast)))
+    risk = _risk(picture, dials)
     for claim in read_claims(Step(summary=trace.steps[place][0], reasoning=trace.steps[place][1])):
         scene = misread(scene, claim, risk, rng)
     misled = go_on(question, scene, said)
@@ -159,6 +159,8 @@ def _score(turns: Sequence[Turn], rng: Random, dials: TeacherDials) -> dict[str,
     text = turns[-1].text
     truth = re.search(r"^GROUND TRUTH: (.*)$", text, re.MULTILINE)
     accepted = truth[1].split(". ")[0] if truth and asked.options else truth[1] if truth else ""
+    if not truth:
+        asked, accepted = _look(asked, rng, dials)
     entries = []
     for number, path in enumerate(_PATH.findall(text), start=1):
         quality, why = _quality(path, asked, accepted)
@@ -167,6 +169,23 @@ def _score(turns: Sequence[Turn], rng: Random, dials: TeacherDials) -> dict[str,
     if entries and UNUSABLE not in text and rng.random() < dials.missing_score:
         entries.pop(rng.randrange(len(entries)))
     return {"scores": entries}
+
+
+def _look(asked: Asked, rng: Random, dials: TeacherDials) -> tuple[Asked, str]:
+    """What a scorer that is told no truth goes by: the picture as it reads it itself, misread as often as when it reasons, and its own answer."""
+    if not asked.question or not asked.picture:
+        return asked, ""
+    scene, risk = asked.picture.scene, _risk(asked.picture, dials)
+    for title, text in go_on(asked.question, scene, ()).steps:
+        for claim in read_claims(Step(summary=title, reasoning=text)):
+            scene = misread(scene, claim, risk, rng)
+    seen = replace(asked, picture=replace(asked.picture, scene=scene))
+    return seen, _answer(go_on(asked.question, scene, ()), seen, rng)
+
+
+def _risk(picture: Picture, dials: TeacherDials) -> float:
+    """Probability that a fact of the picture is misread."""
+    return min(1.0, dials.misperception * (1 + 3 * (1 - picture.contrast)))
 
 
 def _quality(path: str, asked: Asked, accepted: str) -> tuple[float, str]:

@@ -39,7 +39,7 @@ def rated(pool: Any) -> Any:
 def made(pool: Any, kind: str) -> list[Made]:
     if kind == "pairs":
         return list(preference.build(pool.rated, PreferenceDataConfig(), PROMPTS, seed=0)[0])
-    return list(reasoning.build(pool.rated, ReasoningDataConfig(), PROMPTS, reasoning.reasoning_row))
+    return list(reasoning.build(pool.rated, ReasoningDataConfig(), PROMPTS, reasoning.reasoning_row, seed=0))
 
 
 def saved(pool: Any, folder: Path, kind: str) -> dict[str, Any]:

@@ -57,6 +57,28 @@ def test_score_rule_needs_the_margin_and_a_good_chosen_chain(pool: Any) -> None:
     assert reasons[low.id] == reasons[lower.id] == "score_below_minimum"
 
 
+def test_ratings_alone_pair_chains_whatever_their_answers_are(pool: Any) -> None:
+    problem = pool.problem()
+    wrong, right, near = pool.chain(problem, False, 90, text=text(0)), pool.chain(problem, True, 60, text=text(1)), pool.chain(problem, None, 75, text=text(2))
+    unrated = pool.chain(problem, True, text=text(3))
+    failed = pool.chain(problem, None, text="", status="failed", reason="HTTP 413")
+    rows, reasons, told = build(pool, rules=("rating",), score_margin=20)
+    assert [sides(row) for row in rows] == [(wrong.id, right.id)] and told["rules"] == {"rating": 1}
+    assert reasons == {near.id: "no_counterpart", unrated.id: "not_scored", failed.id: "failed"}
+    chosen = rows[0]
+    pool.verdicts.reverse()
+    pool.verdicts = [verdict.model_copy(update={"correct": not verdict.correct}) for verdict in pool.verdicts]
+    assert build(pool, rules=("rating",), score_margin=20)[0][0]["id"] == chosen["id"]
+
+
+def test_by_ratings_a_truncated_chain_can_only_lose(pool: Any) -> None:
+    problem = pool.problem()
+    cut = pool.chain(problem, None, 95, text=text(0), status="defect", defects=("truncated",))
+    whole, low = pool.chain(problem, None, 70, text=text(1)), pool.chain(problem, None, 30, text=text(2), status="defect", defects=("truncated",))
+    rows, reasons, _ = build(pool, rules=("rating",), max_truncated=1)
+    assert [sides(row) for row in rows] == [(whole.id, low.id)] and reasons == {cut.id: "no_counterpart"}
+
+
 def test_chains_that_cannot_be_paired_are_told_why(pool: Any) -> None:
     problem = pool.problem()
     good = pool.chain(problem, True, 90, text=text(0))

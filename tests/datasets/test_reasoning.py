@@ -16,7 +16,7 @@ def flat(made: Iterable[Made]) -> tuple[list[dict[str, Any]], list[dict[str, Any
 
 
 def build(pool: Any, **settings: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    return flat(reasoning.build(pool.rated, ReasoningDataConfig(**settings), PROMPTS, reasoning.reasoning_row))
+    return flat(reasoning.build(pool.rated, ReasoningDataConfig(**settings), PROMPTS, reasoning.reasoning_row, seed=0))
 
 
 def reasons(rejections: list[dict[str, Any]]) -> dict[str, str]:
@@ -107,3 +107,14 @@ def test_rows_of_the_control_models(pool: Any) -> None:
     assert [turn["content"][0]["text"] for turn in turns["completion"]] == [text, PROMPTS.answer_turn, problem.answers[0]]
     assert plain["completion"][0]["content"][0]["text"] == problem.answers[0] and plain["trace"] == {}
     assert len({row["id"] for row in (single, turns, plain)}) == 3
+
+
+def test_a_smaller_share_lies_within_a_larger_one(pool: Any) -> None:
+    for _ in range(400):
+        pool.chain(pool.problem(), True, 90)
+    quarter, half, whole = ({row["problem_id"] for row in build(pool, share=share)[0]} for share in (0.25, 0.5, 1.0))
+    assert quarter < half < whole and len(whole) == 400
+    assert 70 < len(quarter) < 130 and 160 < len(half) < 240
+    left_out = [rejection["problem_id"] for rejection in build(pool, share=0.5)[1] if rejection["reason"] == "out_of_share"]
+    assert set(left_out) == whole - half and len(left_out) == len(whole - half)
+    assert {problem.id for problem in pool.problems if reasoning.shared(problem.id, 0.5, 1)} != half

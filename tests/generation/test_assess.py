@@ -12,6 +12,7 @@ import pytest
 from insightv.config import AssessConfig
 from insightv.generation.assess import agreement, mean, rate, scores, verdict, verdicts
 from insightv.models.chat import Reply
+from insightv.prompts import rating_messages
 from insightv.records import Chain, Problem, Score, Step, Verdict
 from insightv.store import derive_seed
 
@@ -227,3 +228,20 @@ def test_agreement_counts_by_hand() -> None:
     assert figures["precision"] == figures["recall"] == pytest.approx(2 / 3)
     assert figures["spearman"] == pytest.approx(1.0)
     assert agreement([])["spearman"] is None
+
+
+def test_scores_can_be_asked_for_without_the_ground_truth(scripted: Any) -> None:
+    texts: list[str] = []
+
+    def script(body: Any) -> str:
+        texts.append(json.dumps(body["messages"]))
+        return honest(body)
+
+    async def go() -> list[list[Score]]:
+        async with scripted(script) as scorer:
+            told = await rate(PROBLEM, CHAINS, scorer, AssessConfig(), 3)
+            return [told[0], (await rate(PROBLEM, CHAINS, scorer, AssessConfig(), 3, rating_messages))[0]]
+
+    told, untold = asyncio.run(go())
+    assert told == untold and [score.value for score in untold] == [10, 20, 30, 40, 50]
+    assert ["in Paris" in text for text in texts] == [True, False]

@@ -21,7 +21,7 @@ from insightv.generation.sample import progressive
 from insightv.images import to_data_url
 from insightv.models.chat import Image, Message, Text
 from insightv.models.endpoint import Endpoint
-from insightv.prompts import JUDGE_INSTRUCTION, generator_messages, judge_messages, parse_scores, parse_step, parse_verdict, scorer_messages
+from insightv.prompts import JUDGE_INSTRUCTION, generator_messages, judge_messages, parse_scores, parse_step, parse_verdict, rating_messages, scorer_messages
 from insightv.records import Chain, Problem, Step
 from insightv.store import ImageStore
 from insightv.world.problems import make_split
@@ -221,6 +221,18 @@ def test_scores_follow_the_quality_of_the_paths(images: ImageStore, problems: li
     best, fact, answer, thin = [score.value for score in asking(FLAWLESS, images, work)]
     assert best == 95
     assert answer < 50 < min(fact, thin) and max(fact, thin) < best
+
+
+def test_without_the_ground_truth_a_scorer_goes_by_what_it_reads_itself(images: ImageStore, problems: list[Problem]) -> None:
+    def rated(settings: TeacherDials, chosen: list[Problem]) -> list[list[int | None]]:
+        requests = [body(images, rating_messages(problem, [gold(problem), gold(problem, answer="none of these")])) for problem in chosen]
+        return [[score for score, _ in parse_scores(said(reply), 2)[0]] for reply in post(settings, *requests)]
+
+    sure = rated(FLAWLESS, problems)
+    assert [right for right, _ in sure] == [95] * len(problems) and all(wrong is not None and wrong < 50 for _, wrong in sure)
+    # One that misreads the picture takes right steps for wrong ones, and sometimes a right answer.
+    misled = rated(dials(misperception=1), problems)
+    assert sum(right is not None and right < 95 for right, _ in misled) > 0.9 * len(problems)
 
 
 def test_a_score_is_left_out_and_noise_is_added_as_the_dials_say(images: ImageStore, problems: list[Problem]) -> None:
