@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from insightv import verbs
@@ -48,7 +49,7 @@ def parts(config: Config, cells: Mapping[str, CellConfig]) -> list[Part]:
 
 def _part(config: Config, cells: Mapping[str, CellConfig], names: Sequence[str], seed: int) -> Config:
     settings = dict(cells[names[0]].set)
-    folder = config.run / (f"{_variant(config, settings)}-seed-{seed}" if settings else f"seed-{seed}")
+    folder = _folder(config, settings, seed)
     rows = list(dict.fromkeys(row for name in names for row in cells[name].rows))
     for row in rows:
         row_of(row, config, f"ablate.cells.{names[0]}.rows")
@@ -57,14 +58,16 @@ def _part(config: Config, cells: Mapping[str, CellConfig], names: Sequence[str],
     rows += [row for row in there if row not in rows]
     primary = [list(pair) for pair in config.systems.primary if set(pair) <= set(rows)]
     baseline = config.systems.baseline if config.systems.baseline in rows else rows[0]
-    others = [str(other) for other in sorted(config.run.glob(f"*seed-{seed}")) if other != folder]
-    own: dict[str, Any] = {"run": str(folder), "seed": seed, "journal": str(config.journal or config.run / "journal"), "reuse": others}
+    beside = dict.fromkeys(str(_folder(config, cell.set, seed)) for cell in config.ablate.cells.values() if seed in cell.seeds)
+    reuse = [*map(str, config.reuse), *(other for other in beside if other != str(folder))]
+    own: dict[str, Any] = {"run": str(folder), "seed": seed, "journal": str(config.journal or config.run / "journal"), "reuse": reuse}
     return changed(config, settings | own | {"systems.rows": rows, "systems.primary": primary, "systems.baseline": baseline})
 
 
-def _variant(config: Config, settings: Mapping[str, Any]) -> str:
-    """The name of the first cell with these settings: one name whichever cells are asked for."""
-    return next(name for name, cell in config.ablate.cells.items() if cell.set == settings)
+def _folder(config: Config, settings: Mapping[str, Any], seed: int) -> Path:
+    """Where the run of these settings lies, by the name of the first cell that has them: one name whichever cells are asked for."""
+    variant = next(name for name, cell in config.ablate.cells.items() if cell.set == settings)
+    return config.run / (f"{variant}-seed-{seed}" if settings else f"seed-{seed}")
 
 
 def _chosen(config: Config, names: Sequence[str]) -> Mapping[str, CellConfig]:

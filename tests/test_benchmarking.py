@@ -93,7 +93,9 @@ def test_every_system_answers_in_its_own_way(tmp_path: Path, server: ModelServer
 
 def test_a_benchmark_is_asked_as_it_is_and_reasoning_gets_the_pairs_tokens(tmp_path: Path, server: ModelServer) -> None:
     ask(settings(tmp_path, server, rows=("base", "base-reasoned", "summarizer")))
-    direct, reasoned, trained = server.asked[0], server.asked[5], server.asked[10]
+    reasoned = next(body for body in server.asked if "step by step" in text_of(body))
+    trained = next(body for body in server.asked if text_of(body).endswith("Answer the question directly."))
+    direct = next(body for body in server.asked if text_of(trained).startswith(text_of(body)) and body != trained)
     assert text_of(direct).endswith("Answer with the option's letter from the given choices directly.") and direct["max_tokens"] == 16
     assert "step by step" in text_of(reasoned) and reasoned["max_tokens"] == 100 + 16
     assert text_of(trained) == f"{text_of(direct)}\nAnswer the question directly."
