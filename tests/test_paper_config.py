@@ -81,7 +81,10 @@ def test_another_round_leaves_the_earlier_ones_as_they_are() -> None:
     ("base", "settings"),
     [
         ("tiny_llava_next", ["dpo.rounds=2"]),
-        ("tiny_qwen", ["systems.rows=[base, pair, pair+dpo]", *(f"{name}.lora={{r: 4, alpha: 8}}" for name in ("reasoner", "summarizer", "dpo"))]),
+        (
+            "tiny_qwen",
+            ["systems.rows=[base, pair, pair+rlaif, pair+rft, pair+dpo]", *(f"{name}.lora={{r: 4, alpha: 8}}" for name in ("reasoner", "summarizer", "dpo"))],
+        ),
     ],
 )
 def test_a_tiny_model_goes_from_the_problems_to_the_report(
