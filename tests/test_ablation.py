@@ -116,12 +116,12 @@ def test_finished_runs_become_a_page_with_its_plots_and_the_rest_is_named(tmp_pa
     assert missing == [f"{config.run / 'quarter-seed-4'}: reasoner, pair"]
     text = out.read_text(encoding="utf-8")
     assert "Not finished: " in text and "| base | baseline | 40.0 [" in text and "| pair+dpo | + iterative DPO | 80.0 [" in text
-    assert "pair+dpo - pair = +30.0" in text.split("## Comparisons written down beforehand")[1].split("##")[0]
-    assert "- Is the chain used? pair - pair-shuffled = +30.0" in text
-    assert "| 0.25 | reasoner | 1 | 50.0 [" in text and "| 1 | pair | 2 | 50.0 [" in text
+    assert "pair+dpo - pair = +17.5" in text.split("## Comparisons written down beforehand")[1].split("##")[0]
+    assert "- Is the chain used? pair - pair-shuffled = +42.5" in text
+    assert "| 0.25 | reasoner | 1 | 62.5 [" in text and "| 1 | pair | 2 | 62.5 [" in text
     surface = text.split("## Response surface")[1].split("## Every row")[0]
     assert [line.split("|")[1:3] for line in surface.splitlines() if line.startswith("| 0")] == [[" 0.1 ", " 0.05 "], [" 0.5 ", " 0.01 "], [" 0.5 ", " 0.05 "]]
-    for name in ("seeds", "data", "surface", "tokens", "rounds"):
+    for name in ("seeds", "data", "surface", "tokens", "errors", "rounds"):
         assert f"(results-{name}.svg)" in text
         assert ElementTree.fromstring((out.parent / f"results-{name}.svg").read_bytes()).tag.endswith("svg")
     before = {path.name: path.read_bytes() for path in out.parent.iterdir()}

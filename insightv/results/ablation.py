@@ -8,6 +8,7 @@ from insightv.ablation import Part
 from insightv.config import Config, UserError, WorldConfig
 from insightv.files import replacing
 from insightv.results import drawn
+from insightv.results.faults import outcomes
 from insightv.results.page import errors, interval, markdown, percent, points, sentence, table, tests
 from insightv.results.seeds import Contrast, Line, Seed, contrasts, lines
 from insightv.results.write import check_whole, read_seed
@@ -25,6 +26,8 @@ PAPER = {
 """Row -> the paper's name for it, and its average of MMMU, ChartQA, MathVista and MMStar (Insight-V, table of the ablation; its own 7B base)."""
 
 SHARE, NOISE, DIFFICULTY = "reasoning.share", "world.teacher.misperception", "world.difficulty"
+SHOWN = ("reasoner", "pair", "pair+dpo", "pair-high")
+"""Rows in the plot of errors."""
 GAIN = ("single-fair", "pair")
 """Whose difference the response surface shows."""
 
@@ -100,6 +103,9 @@ def page(config: Config, own: Cell, cells: Sequence[Cell], out: Path, missing: S
         table(lines(test)),
         drawn.image(out, "tokens", drawn.tokens(_means(test)), "Accuracy against tokens written per answer"),
         *errors(test, config.systems.baseline),
+        drawn.image(
+            out, "errors", drawn.fixes({row: outcomes(test, row) for row in SHOWN if row in test[0].systems}), "What becomes of wrong and right chains"
+        ),
         *_training(config, own, out),
     ]
     return "\n\n".join(blocks) + "\n"

@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from insightv.evaluation.plots import series
 from insightv.evaluation.statistics import Rate
 from insightv.files import replacing
-from insightv.results.seeds import Contrast, Line
+from insightv.results.faults import FAULTS, Outcome
+from insightv.results.seeds import RIGHT, Contrast, Line
 
 _INK, _QUIET = "#2a6f97", "#8a8f96"
 _COLOURS = ("#2a6f97", "#c8553d", "#6a8d3b", "#8a5a9e", "#c28e0e", "#4b8f8c")
@@ -58,12 +59,20 @@ def paired(found: Sequence[Contrast]) -> Figure:
 
 
 def tokens(rows: Sequence[Line]) -> Figure:
-    """Accuracy over tokens written per answer, a point a row."""
-    figure, axes = _figure(7.2, 3.6)
-    for line in rows:
+    """Accuracy over tokens written per answer, a point a row; names stand in a column of their own, since most rows write about as much."""
+    figure, axes = _figure(7.2, 1.0 + 0.22 * max(12, len(rows)))
+    ordered = sorted(rows, key=lambda line: line.macro.value)
+    low, high = (100 * (ordered[place].macro.value if ordered else 0.0) for place in (0, -1))
+    gap = max(high - low, 10.0) / max(10, len(ordered))
+    column, free = 1.08 * max((line.tokens for line in ordered), default=0.0) + 1, low - gap
+    for line in ordered:
+        value = 100 * line.macro.value
+        free = max(value, free + gap)
         axes.plot([line.tokens] * 2, [100 * line.macro.low, 100 * line.macro.high], color=_INK, alpha=0.4)
-        axes.plot([line.tokens], [100 * line.macro.value], "o", color=_INK, markersize=4)
-        axes.annotate(line.system, (line.tokens, 100 * line.macro.value), (4, 2), textcoords="offset points", fontsize=7)
+        axes.plot([line.tokens], [value], "o", color=_INK, markersize=4)
+        axes.plot([line.tokens, column], [value, free], color="#d5d1c9", linewidth=0.6, zorder=0)
+        axes.annotate(line.system, (column, free), fontsize=7, va="center")
+    axes.set_xlim(right=1.45 * column)
     axes.set_xlabel("tokens written per answer")
     axes.set_ylabel("macro accuracy, %")
     return figure
@@ -79,7 +88,7 @@ def curve(rows: Mapping[str, Sequence[tuple[float, Line]]]) -> Figure:
     axes.set_xticks(shares, [f"{share:g}" for share in shares])
     axes.set_xlabel("part of the reasoning data")
     axes.set_ylabel("macro accuracy, %")
-    axes.legend()
+    axes.legend(fontsize=8, frameon=False)
     return figure
 
 
@@ -92,7 +101,24 @@ def surface(gains: Mapping[tuple[float, float], Rate]) -> Figure:
     axes.axhline(0, color="#444444", linewidth=0.8)
     axes.set_xlabel("teacher's misperception, per fact at full contrast")
     axes.set_ylabel("points")
-    axes.legend()
+    axes.legend(fontsize=8, frameon=False)
+    return figure
+
+
+def fixes(rows: Mapping[str, Sequence[Outcome]]) -> Figure:
+    """How often a row's answer is right behind each kind of wrong chain, and how often wrong behind a right one, with 95% intervals."""
+    faults = [*FAULTS, RIGHT]
+    figure, axes = _figure(7.2, 3.4)
+    for number, (colour, (row, outcomes)) in enumerate(zip(_COLOURS, rows.items(), strict=False)):
+        places, rates = [], []
+        for one in outcomes:
+            misled = Rate(1 - one.answered.value, 1 - one.answered.high, 1 - one.answered.low, one.answered.n)
+            places.append(faults.index(one.fault) + 0.12 * number)
+            rates.append(misled if one.fault == RIGHT else one.answered)
+        _errorbars(axes, places, rates, colour, row, line="o")
+    axes.set_xticks(range(len(faults)), [*(f"{fault}\nanswer right" for fault in FAULTS), "right chain\nanswer wrong"], fontsize=7)
+    axes.set_ylabel("%")
+    axes.legend(fontsize=8, frameon=False)
     return figure
 
 
@@ -120,15 +146,15 @@ def rounds(found: Mapping[int, Sequence[Sequence[Mapping[str, Any]]]]) -> Figure
                     axes.plot([start + step for step in steps], values, color=colour, label=f"seed {seed}" if not number else None)
                     start = max([start, *(start + step for step in steps)])
         axes.set_xlabel("optimizer step, round after round")
-        figure.axes[0].legend(fontsize=8)
+        figure.axes[0].legend(fontsize=8, frameon=False)
     return figure
 
 
-def _errorbars(axes: Axes, places: Sequence[float], rates: Sequence[Rate], colour: str, label: str) -> None:
+def _errorbars(axes: Axes, places: Sequence[float], rates: Sequence[Rate], colour: str, label: str, line: str = "o-") -> None:
     values = [100 * rate.value for rate in rates]
     below = [100 * (rate.value - rate.low) for rate in rates]
     above = [100 * (rate.high - rate.value) for rate in rates]
-    axes.errorbar(places, values, yerr=[below, above], fmt="o-", color=colour, label=label, markersize=4, capsize=2)
+    axes.errorbar(places, values, yerr=[below, above], fmt=line, color=colour, label=label, markersize=4, capsize=2)
 
 
 def _bar(axes: Axes, rate: Rate, place: int) -> None:
