@@ -8,7 +8,7 @@ from insightv.ablation import Part
 from insightv.config import Config, UserError, WorldConfig
 from insightv.files import replacing
 from insightv.results import drawn
-from insightv.results.faults import outcomes
+from insightv.results.faults import Outcome, outcomes
 from insightv.results.page import errors, interval, markdown, percent, points, sentence, table, tests
 from insightv.results.seeds import Contrast, Line, Seed, contrasts, lines
 from insightv.results.write import check_whole, read_seed
@@ -103,9 +103,7 @@ def page(config: Config, own: Cell, cells: Sequence[Cell], out: Path, missing: S
         table(lines(test)),
         drawn.image(out, "tokens", drawn.tokens(_means(test)), "Accuracy against tokens written per answer"),
         *errors(test, config.systems.baseline),
-        drawn.image(
-            out, "errors", drawn.fixes({row: outcomes(test, row) for row in SHOWN if row in test[0].systems}), "What becomes of wrong and right chains"
-        ),
+        drawn.image(out, "errors", drawn.fixes(_outcomes(test)), "What becomes of wrong and right chains"),
         *_training(config, own, out),
     ]
     return "\n\n".join(blocks) + "\n"
@@ -137,6 +135,10 @@ def _beside_the_paper(seeds: Sequence[Seed], baseline: str) -> str:
 def _means(seeds: Sequence[Seed]) -> list[Line]:
     """Every row over all seeds."""
     return [line for line in lines(seeds) if line.seed is None or len(seeds) == 1]
+
+
+def _outcomes(seeds: Sequence[Seed]) -> dict[str, list[Outcome]]:
+    return {row: outcomes(seeds, row) for row in SHOWN if row in seeds[0].systems}
 
 
 def _agreeing(contrast: Contrast) -> str:
