@@ -10,7 +10,7 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install -qq --constr
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help demo test lint format laptop soak engine conformance layouts sharded pages peers benchmark install constraints clean
+.PHONY: help demo test lint format laptop ablation soak engine conformance layouts sharded pages peers benchmark install constraints clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -33,6 +33,10 @@ format: $(STAMP) ## Let ruff put the code in order
 
 laptop: $(STAMP) ## All rows of the table, under half an hour a seed
 	@$(BIN)/insightv run configs/laptop.yaml
+
+ablation: $(STAMP) ## The paper's ablation over three seeds, into docs/results.md: the core in about two hours on two cores, all of it in about six
+	@$(BIN)/insightv ablate configs/ablation.yaml --cell core --out docs/results.md
+	@$(BIN)/insightv ablate configs/ablation.yaml --out docs/results.md
 
 soak: $(STAMP) ## Kill the demo at 20 random moments, start it again each time, and compare its bytes with an undisturbed run's
 	@$(BIN)/python -m pytest -q -s -m slow tests/soak/test_kills.py
