@@ -14,6 +14,7 @@ import pytest
 
 from benchmarks.served import serve_pair
 from insightv.evaluation.harnesses import prepare
+from insightv.evaluation.profiles import LMMS, mark
 from tests.conformance.harness_rows import HUGGING_FACE, RUNS, answering, ours, parquet, rows, said
 
 HARNESS = os.environ.get("CONFORMANCE_HARNESS", "")
@@ -73,5 +74,5 @@ def test_its_samples_are_our_items_and_its_figures_those_of_the_answers(run: dic
         # MME's instruction comes off, and TextVQA's question goes into lower case.
         words = str(problem.meta["row"].get("question", "")).removesuffix(" Please answer yes or no.").casefold()
         assert words.split("\n")[0] in sample["input"].casefold() and run["pictures"][name, n] == pictures
-        assert _scores(sample) <= {float(n % 2 == 0)}
+        assert _scores(sample) <= {float(n % 2 == 0)} == {mark(LMMS, name, sample["filtered_resps"], problem.meta["row"]).value}
     assert set(run["figures"][name].values()) & set(FIGURES.get(name, [3 / 5])) == set(FIGURES.get(name, [3 / 5]))

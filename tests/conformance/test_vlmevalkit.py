@@ -15,6 +15,7 @@ import pytest
 
 from benchmarks.served import serve_pair
 from insightv.evaluation.harnesses import PLACES, prepare
+from insightv.evaluation.profiles import VLMEVAL, mark
 from tests.conformance.harness_rows import RUNS, TABLES, answering, gold, ours, rows, said, table
 
 HARNESS, KIT = os.environ.get("CONFORMANCE_HARNESS", ""), os.environ.get("CONFORMANCE_VLMEVALKIT", "")
@@ -120,5 +121,7 @@ def test_its_rows_are_our_items_and_its_figures_those_of_the_answers(run: dict[s
     assert {key: run["figures"][name].get(key) for key in wanted} == pytest.approx(wanted)
     # Circular groups, sums and DocVQA's distances have no score of a row in them.
     scored = [path for path in run["tables"].glob(f"insight-v_{_data(name)}*_result*.tsv") if name not in ("mmbench", "docvqa")]
+    columns = {problem.meta["index"]: problem.meta["row"] for problem, _ in problems}
     for row in (row for path in scored for row in _table(path)):
-        assert float(row.get("hit") or row["eval_score"]) == (row["prediction"] == gold(name, row))
+        marked = mark(VLMEVAL, name, row["prediction"], columns[row["index"]]).value
+        assert float(row.get("hit") or row["eval_score"]) == (row["prediction"] == gold(name, row)) == marked
