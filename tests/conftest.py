@@ -4,10 +4,8 @@ Beside them a teacher that counts what it is asked, and a way to run a plan's st
 """
 
 import asyncio
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
@@ -24,6 +22,7 @@ from insightv.config import TeacherDials
 from insightv.images import digest
 from insightv.plan import make
 from insightv.world import teacher
+from tests.http_server import served
 
 # How long an example takes says nothing of the code where other work shares the machine.
 settings.register_profile("suite", deadline=None)
@@ -70,25 +69,10 @@ def _counting(dials: TeacherDials) -> Iterator[tuple[str, Asked]]:
             asked[digest(body)] += 1
         return response
 
-    async def serve(url: "Future[str]", end: asyncio.Event) -> None:
-        app = teacher.application(dials)
-        app.middlewares.append(count)
-        runner = web.AppRunner(app, access_log=None)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        url.set_result(f"http://127.0.0.1:{runner.addresses[0][1]}/v1")
-        await end.wait()
-        await runner.cleanup()
-
-    loop, url, end = asyncio.new_event_loop(), Future[str](), asyncio.Event()
-    thread = threading.Thread(target=lambda: loop.run_until_complete(serve(url, end)))
-    thread.start()
-    try:
-        yield url.result(30), asked
-    finally:
-        loop.call_soon_threadsafe(end.set)
-        thread.join()
-        loop.close()
+    app = teacher.application(dials)
+    app.middlewares.append(count)
+    with served(app) as url:
+        yield f"{url}/v1", asked
 
 
 @pytest.fixture

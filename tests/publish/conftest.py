@@ -1,16 +1,15 @@
 """A Hub on this machine: as much of its HTTP as the real client needs to make repositories and to commit files to them."""
 
-import asyncio
 import base64
 import hashlib
-import threading
 from collections.abc import Iterator
-from concurrent.futures import Future
 from typing import Any
 
 import orjson
 import pytest
 from aiohttp import web
+
+from tests.http_server import served
 
 
 class Hub:
@@ -131,22 +130,5 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
     monkeypatch.setenv("HF_TOKEN", "hf_ofatest")
     made = Hub()
-
-    async def serve(url: "Future[str]", end: asyncio.Event) -> None:
-        runner = web.AppRunner(made.app(), access_log=None)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        url.set_result(f"http://127.0.0.1:{runner.addresses[0][1]}")
-        await end.wait()
-        await runner.cleanup()
-
-    loop, url, end = asyncio.new_event_loop(), Future[str](), asyncio.Event()
-    thread = threading.Thread(target=lambda: loop.run_until_complete(serve(url, end)))
-    thread.start()
-    try:
-        made.url = url.result(30)
+    with served(made.app()) as made.url:
         yield made
-    finally:
-        loop.call_soon_threadsafe(end.set)
-        thread.join()
-        loop.close()

@@ -1,14 +1,14 @@
 """A chat-completions server in a thread, whose replies each test writes."""
 
 import asyncio
-import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import web
+
+from tests.http_server import served
 
 Body = dict[str, Any]
 
@@ -61,24 +61,8 @@ def text_of(body: Body) -> str:
 def serving(server: ModelServer) -> Iterator[ModelServer]:
     """Serve for the block, at `server.url`."""
 
-    async def serve(url: "Future[str]", end: asyncio.Event) -> None:
-        app = web.Application(client_max_size=2**26)
-        app.router.add_post("/v1/chat/completions", server.chat)
-        app.router.add_get("/v1/models", lambda _: web.json_response({"data": [{"id": "m"}]}))
-        runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        url.set_result(f"http://127.0.0.1:{runner.addresses[0][1]}/v1")
-        await end.wait()
-        await runner.cleanup()
-
-    loop, url, end = asyncio.new_event_loop(), Future[str](), asyncio.Event()
-    thread = threading.Thread(target=lambda: loop.run_until_complete(serve(url, end)))
-    thread.start()
-    try:
-        server.url = url.result(30)
+    app = web.Application(client_max_size=2**26)
+    app.router.add_post("/v1/chat/completions", server.chat)
+    with served(app) as url:
+        server.url = f"{url}/v1"
         yield server
-    finally:
-        loop.call_soon_threadsafe(end.set)
-        thread.join()
-        loop.close()
