@@ -69,7 +69,7 @@ def measure(engines: list[str], cases: list[Case], settings: Settings, repeats: 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = [case.name for case in CASES]
-    parser.add_argument("--engines", nargs="*", choices=[*ENGINES, *PEERS], default=list(ENGINES), help="default: floor and ours")
+    parser.add_argument("--engines", nargs="*", choices=[*ENGINES, *PEERS], default=["floor", "ours"], help="default: floor and ours")
     parser.add_argument("--cases", nargs="*", choices=names, default=names)
     parser.add_argument("--scenarios", nargs="*", choices=list(SCENARIOS), default=[], help="runs of our engine under faults")
     parser.add_argument("--repeats", type=int, default=5)

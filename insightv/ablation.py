@@ -1,6 +1,7 @@
 """The paper's ablation as one command: cells of rows, settings and seeds, each a run that takes from the others what they have in common."""
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,13 +28,16 @@ def ablate(config: Config, cells: Sequence[str], seeds: Sequence[int], *, retry_
     Repeating the command goes on where it was stopped. A stage that another run of the same seed has made from the same things is taken from there.
     """
     chosen = _chosen(config, cells)
+    _check(config)
     known = {seed for cell in config.ablate.cells.values() for seed in cell.seeds}
     if strange := [seed for seed in seeds if seed not in known]:
         raise UserError(f"no cell has the seed {strange[0]}; there are {', '.join(map(str, sorted(known)))}")
-    for part in parts(config, chosen):
-        if not seeds or part.seed in seeds:
-            say(f"{part.config.run}: {', '.join(part.config.systems.rows)}")
-            verbs.run(part.config, retry_failed=retry_failed)
+    wanted = [part for part in parts(config, chosen) if not seeds or part.seed in seeds]
+    if not wanted:
+        raise UserError(f"none of the cells {', '.join(cells)} has a seed among {', '.join(map(str, seeds))}")
+    for part in wanted:
+        say(f"{part.config.run}: {', '.join(part.config.systems.rows)}")
+        verbs.run(part.config, retry_failed=retry_failed)
     return parts(config, config.ablate.cells)
 
 
@@ -62,6 +66,23 @@ def _part(config: Config, cells: Mapping[str, CellConfig], names: Sequence[str],
     reuse = [*map(str, config.reuse), *(other for other in beside if other != str(folder))]
     own: dict[str, Any] = {"run": str(folder), "seed": seed, "journal": str(config.journal or config.run / "journal"), "reuse": reuse}
     return changed(config, settings | own | {"systems.rows": rows, "systems.primary": primary, "systems.baseline": baseline})
+
+
+def _check(config: Config) -> None:
+    """That every comparison has its rows: one that was written down beforehand must not drop out by a slip of the pen."""
+    cells = config.ablate.cells
+    for name, cell in cells.items():
+        if not re.fullmatch(r"[A-Za-z0-9_.+-]*[A-Za-z0-9_+-]", name):
+            raise UserError(f"ablate.cells: {name!r} cannot name a cell: use letters, digits and _ . + -")
+        if not cell.rows or not cell.seeds:
+            raise UserError(f"ablate.cells.{name} needs rows and seeds")
+    here = {row for cell in cells.values() if not cell.set for row in cell.rows}
+    compared = [("systems.primary", row) for pair in config.systems.primary for row in pair]
+    compared += [("ablate.contrasts", row) for before, after, _ in config.ablate.contrasts for row in (before, after)]
+    if strange := [(setting, row) for setting, row in compared if row not in here]:
+        raise UserError(f"{strange[0][0]}: {strange[0][1]} is in no cell with the config's own settings, whose rows are {', '.join(sorted(here)) or 'none'}")
+    if "test" not in config.systems.splits:
+        raise UserError("systems.splits: an ablation is read on the test split; name it there")
 
 
 def _folder(config: Config, settings: Mapping[str, Any], seed: int) -> Path:

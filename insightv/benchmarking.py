@@ -1,6 +1,8 @@
 """Have the rows of a config answer published benchmarks: open their models, ask what is owed, and say what came of it."""
 
 import asyncio
+import re
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
@@ -14,19 +16,19 @@ from insightv.evaluation import benchmarks
 from insightv.evaluation.suite import predictions
 from insightv.evaluation.suite.generate import Heard, Parts, System, Task, generate, parts_of_answer, parts_of_chain, parts_of_reasoned
 from insightv.evaluation.suite.predictions import Asking, Prediction
-from insightv.files import explained, try_lock
-from insightv.loop import row_of
+from insightv.files import explained, locked, try_lock
+from insightv.loop import ROWS, row_of
 from insightv.models.chat import Chat, Halted
 from insightv.negative import Solver
-from insightv.processes import heeding, metered
+from insightv.processes import STOPPING, heeding, metered
 from insightv.progress import counting
 from insightv.records import Problem, Solution
 from insightv.scale.local import run as run_loop
-from insightv.stages.context import Context
+from insightv.stages.context import SHIPPED_BASE, Context
 from insightv.stages.evaluation import way
-from insightv.store import Run, content_hash, write_records
+from insightv.store import Run, content_hash
 
-PARTS: Mapping[str, Parts] = {"solve_reasoner": parts_of_chain, "solve_single": parts_of_reasoned}
+PARTS: Mapping[str, Parts] = {"solve_reasoner": parts_of_chain, "solve_single": parts_of_reasoned, "solve_vote": parts_of_reasoned}
 """Way to solve -> which part of it is the answer; with any other the last reply is."""
 
 CONFIG = Path("benchmarks") / "config.yaml"
@@ -53,13 +55,14 @@ class _Work:
         return self.context.run
 
 
-def answer(config: Config, names: Sequence[str], *, limit: int | None, shard: tuple[int, int], say: Callable[[str], None]) -> None:
+def answer(config: Config, names: Sequence[str], *, limit: int | None, shard: tuple[int, int], say: Callable[[str], None]) -> int:
     """Have every row of `evaluate.rows` answer the configured benchmarks, or those named; goes on where an earlier call stopped.
 
-    Written are RUN/benchmarks/NAME/items and predictions; `say` hears a line of each benchmark and each row.
+    Written are RUN/benchmarks/NAME/items and predictions; `say` hears a line of each benchmark and each row. Returns how many answers failed now.
     """
     wanted = _wanted(config, names)
     models = {model for row in config.evaluate.rows for model in row_of(row, config, "evaluate.rows")[1]}
+    _check(config, models)
     run = Run(config.run, config.journal)
     # What failed before is owed, so it is asked again.
     work = _Work(config, Context(config, run, lambda _: None, retry_failed=True, meter=metered(config, run)), f"{shard[0]}-of-{shard[1]}", say)
@@ -67,9 +70,19 @@ def answer(config: Config, names: Sequence[str], *, limit: int | None, shard: tu
         if not _endpoint(config, model):
             _checkpoint(work, model)
     with _alone(run.folder / "benchmarks" / f".{work.shard}.lock"):
-        save_config(config, run.folder / CONFIG)
+        with locked(run.folder / "benchmarks" / ".written.lock"):
+            save_config(config, run.folder / CONFIG)
         asked = {name: _items(work, name, limit, shard) for name in wanted}
-        run_loop(_rows(work, asked))
+        return run_loop(_rows(work, asked))
+
+
+def _check(config: Config, models: set[str]) -> None:
+    known = models | {model for _, those in ROWS.values() for model in those}
+    if strange := [name for name in config.evaluate.models if name not in known and not re.fullmatch(r"dpo\d+", name)]:
+        raise UserError(f"evaluate.models.{strange[0]}: no row has such a model; those of evaluate.rows are {', '.join(sorted(models))}")
+    if "pair-shuffled" in config.evaluate.rows:
+        # Whose chain is shown would depend on what else is asked in the same call.
+        raise UserError("evaluate.rows: pair-shuffled is a control on a run's own splits; benchmarks are answered without it")
 
 
 def _wanted(config: Config, names: Sequence[str]) -> Sequence[str]:
@@ -101,33 +114,34 @@ def _items(work: _Work, name: str, limit: int | None, shard: tuple[int, int]) ->
         if index in found:
             raise UserError(f"{name}: {path or 'the hub'}: two items have the index {index}")
         found[index] = problem
-    write_records(work.run.folder / "benchmarks" / name / "items" / f"{work.shard}.jsonl", found.values())
+    predictions.write_items(work.run.folder, name, work.shard, found.values())
     work.say(f"{name}: {len(found)} items")
     return found
 
 
-async def _rows(work: _Work, asked: Items) -> None:
+async def _rows(work: _Work, asked: Items) -> int:
     meter = work.context.meter
 
     def stop(number: int, conducting: "asyncio.Task[Any]") -> None:
         # The first signal lets what is in flight at an endpoint be answered and kept, where there is such.
         patient = meter.busy and not meter.halted
         meter.halt(Halted("stopped", 128 + number))
-        if not patient:
+        if patient:
+            print(STOPPING, file=sys.stderr, flush=True)
+        else:
             conducting.cancel()
 
     try:
         with heeding(stop):
-            for row in work.config.evaluate.rows:
-                await _row(work, row, asked)
+            return sum([await _row(work, row, asked) for row in work.config.evaluate.rows])
     except asyncio.CancelledError:
         if meter.halted:
             raise meter.halted from None
         raise
 
 
-async def _row(work: _Work, row: str, asked: Items) -> None:
-    """Ask a row for all that it owes."""
+async def _row(work: _Work, row: str, asked: Items) -> int:
+    """Ask a row for all that it owes; returns how many answers failed."""
     config, (solver, models) = work.config, row_of(row, work.config, "evaluate.rows")
     async with AsyncExitStack() as stack:
         chats = [await _opened(work, model, stack) for model in models]
@@ -135,18 +149,20 @@ async def _row(work: _Work, row: str, asked: Items) -> None:
         solve = way(solver, problems, work.run.images, config.seed)
         system, asking = _system(config, row, solver, solve, models, chats)
         tasks, there = _owed(work, row, asking, asked)
-        counts: Counter[str] = Counter()
+        counts, reasons = Counter[str](), Counter[str]()
         with counting(row, len(tasks)) as show:
 
             def done(prediction: Prediction) -> None:
                 counts[prediction.status] += 1
+                reasons.update([prediction.reason] if prediction.status == "failed" else [])
                 show(f"{counts['failed']} failed" if counts["failed"] else "")
 
             places = [_endpoint(config, model) for model in models]
             ahead = int(_AHEAD * sum(place.concurrency * len(place.urls) for place in places if place)) if all(places) else len(tasks)
             await generate(tasks, system, asking, work.run.folder, work.shard, seed=config.seed, concurrency=max(1, ahead), on_done=done)
-    owed = f", {counts['failed']} failed, which the same command asks again" if counts["failed"] else ""
+    owed = f", {counts['failed']} failed, which the same command asks again; most often: {reasons.most_common(1)[0][0]}" if reasons else ""
     work.say(f"{row}: {counts['ok']} answered" + (f", {there} were there already" if there else "") + owed)
+    return counts["failed"]
 
 
 def _owed(work: _Work, row: str, asking: Asking, asked: Items) -> tuple[list[Task], int]:
@@ -159,7 +175,8 @@ def _owed(work: _Work, row: str, asking: Asking, asked: Items) -> tuple[list[Tas
         samples = range(work.config.evaluate.samples)
         tasks += [Task(name, problem, sample) for index, problem in items.items() for sample in samples if (index, sample) not in good]
         there += sum(sample in samples for _, sample in good)
-        predictions.save_asking(place, asking)
+        with locked(work.run.folder / "benchmarks" / ".written.lock"):
+            predictions.save_asking(place, asking)
     return tasks, there
 
 
@@ -186,7 +203,13 @@ def _system(config: Config, row: str, solver: str, way: Solver, models: Sequence
         **({"votes": [settings.votes, settings.vote_temperature]} if solver == "solve_vote" else {}),
         "seed": config.seed,
     }
-    asking = Asking(row=row, model=content_hash(facts)[:16], prompts=content_hash(prompts.model_dump())[:16], facts=facts | {"prompts": prompts.model_dump()})
+    asking = Asking(
+        row=row,
+        model=content_hash(facts)[:16],
+        prompts=content_hash(prompts.model_dump())[:16],
+        samples=config.evaluate.samples,
+        facts=facts | {"prompts": prompts.model_dump()},
+    )
     return System(solve, PARTS.get(solver, parts_of_answer)), asking
 
 
@@ -208,6 +231,9 @@ def _checkpoint(work: _Work, model: str) -> tuple[Path, Path | None]:
     """The checkpoint of a model of this process, and the adapter on it: from the config, else the run's own."""
     given = work.config.evaluate.models.get(model, AgentConfig())
     path, adapter = (given.path, given.adapter) if given.path else work.context.model(model)
+    if path == SHIPPED_BASE and not work.config.world:
+        # It has seen nothing but the world's pictures.
+        raise UserError(f"there is no model {model}: say where it is by evaluate.models.{model}.endpoint.url or .path, or set models.base")
     if not (path / "config.json").is_file():
         raise UserError(f"there is no model {model} at {path}: train it, or say where it is by evaluate.models.{model}.endpoint.url or .path")
     return path, adapter

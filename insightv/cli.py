@@ -206,12 +206,14 @@ def evaluate_generate(
 ) -> None:
     """Have every row of `evaluate.rows` answer the benchmarks of CONFIG; scored they are by `score`.
 
-    Every answer is kept in RUN/benchmarks when it comes. The same command goes on where it was stopped, and asks again for what failed.
+    Every answer is kept in RUN/benchmarks when it comes. The same command goes on where it was stopped, and asks again for what failed; the exit code is
+    1 where something did.
     """
     settings = load_config(config, overrides)
     from insightv import benchmarking
 
-    benchmarking.answer(settings, names, limit=limit, shard=_shard(shard), say=typer.echo)
+    if benchmarking.answer(settings, names, limit=limit, shard=_shard(shard), say=typer.echo):
+        raise typer.Exit(1)
 
 
 @evaluate.command("score")

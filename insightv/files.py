@@ -17,6 +17,9 @@ ADVICE = {
     errno.EACCES: "permission denied; make the folder writable or choose another one",
     errno.EPERM: "permission denied; make the folder writable or choose another one",
     errno.EROFS: "the file system is read-only; choose another folder",
+    errno.EISDIR: "a folder stands where a file is needed; move it or choose another name",
+    errno.EEXIST: "a file stands where a folder is needed; move it or choose another folder",
+    errno.ENAMETOOLONG: "the name is too long; choose another one",
     errno.ENOTDIR: "a file stands where a folder is needed; move it or choose another folder",
 }
 

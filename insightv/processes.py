@@ -25,6 +25,8 @@ from insightv.progress import Display
 from insightv.reuse import take
 from insightv.store import Run
 
+STOPPING = "stopping: what is in flight is still answered and kept; the same signal again leaves at once"
+
 
 def execute(
     config: Config,
@@ -120,7 +122,7 @@ class _Conductor:
         patient = self._meter.busy and not self._meter.halted
         self._meter.halt(Halted("stopped", 128 + number))
         if patient:
-            print("stopping: what is in flight is still answered and kept; the same signal again leaves at once", file=sys.stderr, flush=True)
+            print(STOPPING, file=sys.stderr, flush=True)
         else:
             conducting.cancel()
 

@@ -23,8 +23,8 @@ from insightv.scale.local import run as run_loop
 from insightv.stages.context import Context
 from insightv.store import ImageStore, Run
 
-Found = dict[tuple[str, int], str]
-"""By item and sample, the answer that a judge found."""
+Found = dict[tuple[str, int], str | None]
+"""By item and sample, the answer that a judge found; None where it failed."""
 
 
 def scored(run: Path, profile: str, names: Sequence[str], *, judged: bool, overrides: Sequence[str]) -> tuple[list[Result], Path]:
@@ -35,12 +35,16 @@ def scored(run: Path, profile: str, names: Sequence[str], *, judged: bool, overr
     there = predictions.benchmarks(run)
     if unknown := [name for name in names if name not in there]:
         raise UserError(f"{run} has no predictions of {unknown[0]}; there are those of {', '.join(there)}")
-    pairs = [(name, row) for name in names or there for row in predictions.rows(run, name)]
+    pairs = [(name, row) for name in dict.fromkeys(names or there) for row in predictions.rows(run, name)]
     config = _config(run, overrides) if judged else None
     found = run_loop(_judged(config, run, profile, pairs)) if config else {}
-    called = f"{profile}, answers found by {config.evaluate.judge.model}" if config and config.evaluate.judge else profile
+    called = profile
+    if config and config.evaluate.judge:
+        failed = sum(answer is None for those in found.values() for answer in those.values())
+        called += f", answers found by {config.evaluate.judge.model}" + (f", which failed on {failed} and is asked again" if failed else "")
     results = [score(run, name, row, profile, found.get((name, row))) for name, row in pairs]
-    path = run / "benchmarks" / f"{profile}{'-judged' if judged else ''}.md"
+    # A table of some does not stand in the place of that of all.
+    path = run / "benchmarks" / f"{'-'.join([profile, *(['judged'] if judged else []), *dict.fromkeys(names)])}.md"
     with replacing(path) as file:
         file.write(markdown(results, called).encode())
     return results, path
@@ -55,11 +59,11 @@ def compared(before: str, after: str, profile: str, names: Sequence[str], out: P
     if not common:
         raise UserError(f"{before} and {after} have answered no benchmark in common")
     (was, old), (now, new) = sides
-    results = [(score(was, name, old, profile), score(now, name, new, profile)) for name in names or common]
+    results = [(score(was, name, old, profile), score(now, name, new, profile)) for name in dict.fromkeys(names or common)]
     contrasts = corrected([contrast(*pair) for pair in results])
     labels = _labels(sides)
     path = out or sides[1][0] / "benchmarks" / f"{labels[0]}-vs-{labels[1]}.html".replace("/", "-").replace(":", "-")
-    listed = path.with_suffix(".jsonl")
+    listed = path.with_name(f"{path.stem}-regressions.jsonl")
     examples = []
     with replacing(listed) as file:
         for one, pair in zip(contrasts, results, strict=True):
@@ -98,8 +102,9 @@ def _answers(run: Path, label: str, result: Result) -> page.Answers:
     """Each item's first answer and what the rule made of it."""
     place = predictions.folder(run, result.benchmark, result.row)
     standing = predictions.standing(place, predictions.asking_of(place), predictions.items(run, result.benchmark))
-    first = {item: one for (item, sample), one in standing.items() if sample == 0}
-    return page.Answers(label, first, {one.item: one for one in result.verdicts if one.sample == 0})
+    # Of several answers to an item the first that was scored.
+    verdicts = {one.item: one for one in reversed(result.verdicts) if one.value is not None}
+    return page.Answers(label, {item: standing[item, one.sample] for item, one in verdicts.items()}, verdicts)
 
 
 def _regression(one: Contrast, problem: Problem, told: Sequence[page.Answers]) -> dict[str, Any]:
@@ -121,11 +126,12 @@ def _config(run: Path, overrides: Sequence[str]) -> Config:
 async def _judged(config: Config, run: Path, profile: str, pairs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Found]:
     """What the judge found in replies that the rule cannot read, by benchmark and row."""
     here = Run(run, config.journal)
-    context = Context(config, here, lambda _: None, meter=metered(config, here))
+    # A judge that failed before is asked again.
+    context = Context(config, here, lambda _: None, retry_failed=True, meter=metered(config, here))
     assert config.evaluate.judge
     async with context.asking([config.evaluate.judge]) as [judge]:
 
-        async def ask(owed: tuple[Problem, Prediction]) -> tuple[tuple[str, int], str]:
+        async def ask(owed: tuple[Problem, Prediction]) -> tuple[tuple[str, int], str | None]:
             problem, prediction = owed
             return (prediction.item, prediction.sample), await find(problem, prediction, judge, config.seed)
 

@@ -105,7 +105,8 @@ def test_faults_are_owed_and_asked_again(tmp_path: Path, server: ModelServer) ->
     faults = iter([Said(status=500)] * 4 + [Said(wait=1.0)] * 2)
     server.answer = lambda _: next(faults, Said("A"))
     config = settings(tmp_path, server, concurrency=1, timeout=0.3)
-    assert ask(config)[-1] == "base: 2 answered, 3 failed, which the same command asks again"
+    said = "base: 2 answered, 3 failed, which the same command asks again; most often: gave up after 2 attempts: HTTP 500: overloaded"
+    assert ask(config)[-1] == said
     failed = [one for one in standing(config).values() if one.status == "failed"]
     assert len(failed) == 3 and all(one.reason and not one.content for one in failed)
     assert ask(config)[-1] == "base: 3 answered, 2 were there already"
@@ -122,6 +123,8 @@ def test_faults_are_owed_and_asked_again(tmp_path: Path, server: ModelServer) ->
         (Said(f"{CHAIN}\nC"), (CHAIN, "C", "stop")),
         (Said(f"{CHAIN}\n<output>D</output>"), (CHAIN, "D", "stop")),
         (Said("<think>It is A", finish="length"), ("It is A", "", "length")),
+        (Said("I look. Maybe C.\n</think>\n\nA"), ("I look. Maybe C.\n</think>", "A", "stop")),
+        (Said("In <output> I see B"), ("", "In <output> I see B", "stop")),
     ],
 )
 def test_what_is_no_answer_is_not_taken_for_one(tmp_path: Path, server: ModelServer, said: Said, expected: tuple[str, str, str]) -> None:
@@ -181,6 +184,44 @@ def test_other_models_prompts_and_seeds_are_other_predictions(tmp_path: Path, se
     assert len(lines(config)) == len(server.asked) == 20 and len(standing(config)) == 5
 
 
+def test_a_vote_is_answered_by_the_majority_and_a_failed_one_has_no_voice(tmp_path: Path, server: ModelServer) -> None:
+    replies = [Said("<output>A</output>"), Said("<output>A</output>"), Said("<output>B</output>"), Said(status=400)]
+    for last in (2, 3):
+        turns = iter([*replies[:2], replies[last]] * 5)
+        server.answer = lambda _, turns=turns: next(turns)  # type: ignore[misc]
+        config = settings(tmp_path, server, rows=("single-fair-vote",), concurrency=1)
+        where = {"single-fair": config.evaluate.models["base"].model_dump(exclude_unset=True)}
+        own = {"run": tmp_path / f"run{last}", "evaluate": {"rows": ["single-fair-vote"], "models": where}}
+        config = Config.model_validate(config.model_dump() | own)
+        ask(config)
+        found = standing(config, "single-fair-vote")
+        assert len(found) == 5 and {(one.content, one.status) for one in found.values()} == {("A", "ok")}
+
+
+def test_another_number_of_shards_asks_what_the_file_holds_now(tmp_path: Path, server: ModelServer) -> None:
+    config = settings(tmp_path, server)
+    ask(config, shard=(1, 2))
+    ask(config, shard=(2, 2))
+    write_table(tmp_path / "data" / "mmstar.tsv", [TABLES["mmstar"](n) | {"question": f"Another one? {n}"} for n in range(5)])
+    assert ask(config)[-1] == "base: 5 answered"
+    assert all("Another one?" in problem.question for problem in predictions.items(config.run, "mmstar").values())
+
+
+def test_a_corrected_answer_is_no_other_question(tmp_path: Path, server: ModelServer) -> None:
+    config = settings(tmp_path, server)
+    ask(config)
+    write_table(tmp_path / "data" / "mmstar.tsv", [TABLES["mmstar"](n) | {"answer": "D"} for n in range(5)])
+    assert ask(config)[-1] == "base: 0 answered, 5 were there already" and len(server.asked) == 5
+
+
+def test_shards_beside_each_other_do_not_get_in_each_others_way(tmp_path: Path, server: ModelServer) -> None:
+    save_config(settings(tmp_path, server, rows=("base", "summarizer"), names=("mmstar", "mme", "ai2d", "docvqa", "chartqa")), tmp_path / "c.yaml")
+    call = [sys.executable, "-c", "from insightv.cli import main; main()", "evaluate", "generate", str(tmp_path / "c.yaml"), "--shard"]
+    processes = [subprocess.Popen([*call, f"{n}/4"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for n in range(1, 5)]
+    assert [(process.communicate(timeout=120)[1], process.returncode) for process in processes] == [("", 0)] * 4
+    assert len(server.asked) == 2 * 25
+
+
 def test_samples_have_seeds_of_their_own(tmp_path: Path, server: ModelServer) -> None:
     config = settings(tmp_path, server)
     config = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"samples": 3})})
@@ -229,6 +270,12 @@ def test_what_cannot_be_answered_is_said_in_one_line(tmp_path: Path, server: Mod
         ask(config.model_copy(update={"benchmarks": {}}))
     with pytest.raises(UserError, match=r"evaluate\.rows: no row 'pear'"):
         ask(Config.model_validate(config.model_dump() | {"evaluate": {"rows": ["pear"]}}))
+    with pytest.raises(UserError, match=r"evaluate\.models\.bsae: no row has such a model; those of evaluate\.rows are base"):
+        ask(Config.model_validate(config.model_dump() | {"evaluate": {"rows": ["base"], "models": {"bsae": {}}}}))
+    with pytest.raises(UserError, match=r"there is no model base: say where it is by evaluate\.models\.base\.endpoint\.url or \.path, or set models\.base"):
+        ask(Config.model_validate(config.model_dump() | {"evaluate": {"rows": ["base"]}}))
+    with pytest.raises(UserError, match="pair-shuffled is a control on a run's own splits"):
+        ask(Config.model_validate(config.model_dump() | {"evaluate": {"rows": ["pair-shuffled"]}}))
     with pytest.raises(UserError, match=r"there is no model dpo3 at .*: train it, or say where it is by evaluate\.models\.dpo3\.endpoint\.url"):
         ask(Config.model_validate(config.model_dump() | {"evaluate": config.evaluate.model_dump() | {"rows": ["base", "pair+dpo"]}, "dpo": {"rounds": 3}}))
     assert not server.asked

@@ -13,6 +13,7 @@ from insightv.config import Config, UserError
 from insightv.evaluation.suite import predictions
 from insightv.evaluation.suite.predictions import Prediction
 from insightv.evaluation.suite.score import Result
+from insightv.records import Problem
 from insightv.scoring import compared, scored
 from tests.evaluation.benchmark_rows import TABLES, write_table
 from tests.evaluation.suite.model_server import Body, ModelServer, Said, serving, text_of
@@ -169,10 +170,60 @@ def test_a_loss_beyond_chance_fails_the_command_and_lists_every_regression(
     contrasts, page = compared(f"{run}:base", f"{run}:worse", "official", [], None)
     assert (contrasts[0].test, contrasts[0].verdict, len(contrasts[0].hurt), contrasts[0].helped) == ("exact McNemar", "worse", 12, ())
     assert contrasts[0].p == pytest.approx(2 * 0.5**12) and contrasts[0].difference.value == pytest.approx(-20.0)
-    listed = [orjson.loads(line) for line in page.with_suffix(".jsonl").read_bytes().splitlines()]
+    listed = [orjson.loads(line) for line in page.with_name("base-vs-worse-regressions.jsonl").read_bytes().splitlines()]
     assert len(listed) == 12 and listed[0]["worse"] == {"content": "C", "reasoning": "a chain of worse about <b>0</b>", "read": "C"}
     html = page.read_text()
     assert "worse against base" in html and "<b>0</b>" not in html and "\\u003cb>0\\u003c/b>" in html
+
+
+def test_other_questions_under_the_same_index_are_not_held_against_each_other(tmp_path: Path, server: ModelServer) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    one, other = answered(tmp_path / "a", server), answered(tmp_path / "b", server)
+    write_table(tmp_path / "b" / "ai2d.tsv", [TABLES["ai2d"](n) | ({"question": "Another one?"} if n < 2 else {}) for n in range(5)])
+    benchmarking.answer(other, [], limit=None, shard=(1, 1), say=lambda _: None)
+    contrasts, page = compared(str(one.run), str(other.run), "official", [], tmp_path / "page.html")
+    assert (contrasts[0].n, contrasts[0].left_out) == (3, 2)
+    assert page.read_text().count("<td>run:base</td>") == 0 and "a/run:base" in page.read_text() and "b/run:base" in page.read_text()
+
+
+def test_fewer_samples_and_other_models_are_not_mixed_in(tmp_path: Path, server: ModelServer) -> None:
+    config = answered(tmp_path, server, names=("ai2d", "mmstar"), samples=3)
+    assert len(scores(config)["ai2d", "base"].verdicts) == 15
+    fewer = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"samples": 1})})
+    benchmarking.answer(fewer, [], limit=None, shard=(1, 1), say=lambda _: None)
+    assert len(scores(config)["ai2d", "base"].verdicts) == 5
+    benchmarking.answer(fewer.model_copy(update={"seed": 5}), ["ai2d"], limit=None, shard=(1, 1), say=lambda _: None)
+    scores(config)
+    assert "| other models or prompts by benchmark |" in (tmp_path / "run/benchmarks/official.md").read_text()
+
+
+def test_what_has_no_answer_or_no_column_is_one_line(tmp_path: Path, server: ModelServer) -> None:
+    config = answered(tmp_path, server)
+    path = tmp_path / "run/benchmarks/ai2d/items/1-of-1.jsonl"
+    problems = list(predictions.items(config.run, "ai2d").values())
+    for broken, said in (
+        (problems[0].model_copy(update={"answers": ("nan",)}), "has no accepted answer, as in test splits"),
+        (without(problems[0], "answer"), "KeyError"),
+    ):
+        path.write_bytes(b"\n".join(one.model_dump_json().encode() for one in (broken, *problems[1:])))
+        with pytest.raises(UserError, match=f"ai2d: item .*{said}"):
+            scores(config)
+
+
+def without(problem: Problem, column: str) -> Problem:
+    row = {name: value for name, value in problem.meta["row"].items() if name != column}
+    return problem.model_copy(update={"meta": problem.meta | {"row": row}})
+
+
+def test_a_judge_that_failed_is_asked_again_and_told_of(tmp_path: Path, server: ModelServer) -> None:
+    server.answer = lambda body: Said(status=400) if body["messages"][0]["role"] == "system" else Said("I am at a loss about all of this, truly")
+    config = answered(tmp_path, server)
+    scores(config, "lmms-0.7.3", judged=True)
+    assert "which failed on 5 and is asked again" in (tmp_path / "run/benchmarks/lmms-0.7.3-judged.md").read_text()
+    server.answer = lambda _: Said('{"answer": "A"}')
+    judged = scores(config, "lmms-0.7.3", judged=True)["ai2d", "base"]
+    assert judged.unparsed == 0 and all(one.by_judge for one in judged.verdicts)
 
 
 def test_a_page_of_the_same_data_has_the_same_bytes(tmp_path: Path, server: ModelServer) -> None:

@@ -37,11 +37,6 @@ class Resampled:
         low, high = np.quantile(self.draws, [0.5 - confidence / 2, 0.5 + confidence / 2])
         return Rate(self.value, float(low), float(high), self.n)
 
-    def p(self) -> float:
-        """Two-sided, that a difference of this average is none: by how many resamples fall on either side of zero."""
-        beyond = min(int((self.draws <= 0).sum()), int((self.draws >= 0).sum()))
-        return min(1.0, 2 * (beyond + 1) / (len(self.draws) + 1))
-
     def detectable(self, *, power: float = 0.8, alpha: float = 0.05) -> float:
         """Smallest difference that a test with this spread finds with this power, by the normal approximation."""
         return _reach(power, alpha) * float(self.draws.std())
@@ -91,6 +86,22 @@ def by_cluster(values: ArrayLike, clusters: Sequence[str]) -> NDArray[np.float64
     _, place = np.unique(np.asarray(clusters), return_inverse=True)
     items = np.asarray(values, dtype=float)
     return np.column_stack([np.bincount(place, weights=items), np.bincount(place).astype(float)])
+
+
+def sign_flips(strata: Mapping[str, NDArray[np.float64]], weights: Mapping[str, float] | None = None, *, seed: int = 0, flips: int = RESAMPLES) -> float:
+    """Two-sided p that paired differences are none: how often their weighted sum is as far from zero when each cluster's sign is a toss.
+
+    `strata` and `weights` are those of `resampled`. The test keeps its level with few clusters and few that differ, where a bootstrap's own p does not.
+    """
+    generator = np.random.default_rng(seed)
+    shares = [(rows[:, 0] / rows[:, 1].sum()) * (1 / len(strata) if weights is None else weights[name]) for name, rows in sorted(strata.items())]
+    terms = np.concatenate(shares) if shares else np.zeros(0)
+    sizes, counts = np.unique(np.abs(terms[terms != 0]).round(12), return_counts=True)
+    if not len(sizes):
+        return 1.0
+    # Tosses of equal terms are one binomial number.
+    draws = np.sum([size * (2 * generator.binomial(count, 0.5, flips) - count) for size, count in zip(sizes, counts, strict=True)], axis=0)
+    return float((1 + (np.abs(draws) >= abs(float(terms.sum())) - 1e-9).sum()) / (flips + 1))
 
 
 def resampled(strata: Mapping[str, NDArray[np.float64]], weights: Mapping[str, float] | None = None, *, seed: int = 0, resamples: int = RESAMPLES) -> Resampled:

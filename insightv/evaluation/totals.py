@@ -10,7 +10,7 @@ import numpy as np
 
 from insightv.evaluation.profiles import LMMS, rule
 from insightv.evaluation.scorers.columns import FORMULAS, Row
-from insightv.evaluation.statistics import RESAMPLES, Resampled, resampled
+from insightv.evaluation.statistics import RESAMPLES, Resampled, detectable, mcnemar_exact, resampled, sign_flips, wilson
 
 Clusters = Mapping[str, Mapping[str, tuple[float, float]]]
 """By stratum and cluster: the sum of marks, and of how many."""
@@ -29,6 +29,16 @@ class Scored:
     """Of one reply: what was averaged over several is not right or wrong, as MMBench's and MME's ways need it."""
     sample: int = 0
     """Which of several answers to it; a benchmark's number is the mean over samples."""
+
+
+@dataclass(frozen=True, slots=True)
+class PairedTest:
+    """What a paired test says of a difference."""
+
+    p: float
+    test: str
+    detectable: float
+    """The difference that it finds with 80% power, in the total's unit; NaN where nothing can be said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,21 +73,32 @@ def total(profile: str, benchmark: str, scored: Sequence[Scored], *, resamples: 
 
 
 def difference(profile: str, benchmark: str, before: Sequence[Scored], after: Sequence[Scored], *, resamples: int = RESAMPLES) -> Resampled:
-    """After less before on the items that both have, in the total's unit; clusters are drawn whole."""
-    way, common = _way(profile, benchmark), {(one.item, one.sample) for one in before} & {(one.item, one.sample) for one in after}
-    was, now = (_clusters(way, [one for one in scored if (one.item, one.sample) in common]) for scored in (before, after))
-    changes = {stratum: {name: (now[stratum][name][0] - value, number) for name, (value, number) in clusters.items()} for stratum, clusters in was.items()}
-    return _resampled(way, changes, resamples, benchmark)
+    """After less before on the answers that both have, in the total's unit; clusters are drawn whole. NaN where they have none in common."""
+    way = _way(profile, benchmark)
+    return _resampled(way, _changes(way, before, after), resamples, benchmark)
+
+
+def paired_test(profile: str, benchmark: str, before: Sequence[Scored], after: Sequence[Scored]) -> PairedTest:
+    """Whether that difference can be chance: McNemar's exact test where each cluster is right or wrong as a whole, else its sign tossed 10,000 times."""
+    way = _way(profile, benchmark)
+    changes = _changes(way, before, after)
+    pairs = [pair for clusters in changes.values() for pair in clusters.values()]
+    if not pairs:
+        return PairedTest(1.0, "none", float("nan"))
+    if len(changes) == 1 and all(number == 1 and change in (-1.0, 0.0, 1.0) for change, number in pairs):
+        helped, hurt = (sum(change == sign for change, _ in pairs) for sign in (1.0, -1.0))
+        # Where nothing differs, as many may differ as are not excluded by that.
+        discordance = (helped + hurt) / len(pairs) or wilson(0, len(pairs)).high
+        return PairedTest(mcnemar_exact(helped, hurt), "exact McNemar", way.top * detectable(len(pairs), discordance))
+    found = _resampled(way, changes, RESAMPLES, benchmark)
+    arrays = {stratum: np.array(list(clusters.values())) for stratum, clusters in changes.items()}
+    p = sign_flips(arrays, dict.fromkeys(arrays, _weight(way, changes)), seed=crc32(benchmark.encode()))
+    return PairedTest(p, "sign flips", found.detectable() if found.draws.std() > 0 else float("nan"))
 
 
 def counts_whole(profile: str, benchmark: str) -> bool:
     """Whether a cluster means something only with all its items: the rotations of a question, the two questions about an image."""
     return _way(profile, benchmark).cluster is not _mean
-
-
-def is_binary(profile: str, benchmark: str) -> bool:
-    """Whether the number is the plain mean of marks 0 or 1 of items that stand for themselves, so that McNemar's exact test applies."""
-    return _way(profile, benchmark).binary
 
 
 # Ways
@@ -145,7 +166,6 @@ class _Way:
     metric: str = "accuracy"
     top: float = 100.0
     """Of each stratum where these are summed, else of the whole."""
-    binary: bool = True
     summed: bool = False
     """Strata add up."""
     shared: bool = False
@@ -164,18 +184,18 @@ _WAYS: dict[str, _Way] = {
     "mmmu": _Way(parts=_subject),
     "mmmu-pro": _Way(parts=_subject),
     "mmmu-pro-vision": _Way(parts=_subject),
-    "mmbench": _Way("circular accuracy", binary=False, cluster=_whole_question, parts=_parted("category")),
-    "mme": _Way("points", 200.0, binary=False, summed=True, stratum=_column("category"), cluster=_image, parts=_senses),
+    "mmbench": _Way("circular accuracy", cluster=_whole_question, parts=_parted("category")),
+    "mme": _Way("points", 200.0, summed=True, stratum=_column("category"), cluster=_image, parts=_senses),
     "chartqa": _Way("relaxed accuracy", parts=lambda row: [_questioner(row)]),
     "mmstar": _Way(parts=_parted("category")),
     "mathvista": _Way(parts=_task),
-    "textvqa": _Way("VQA accuracy", binary=False),
-    "docvqa": _Way("ANLS", binary=False),
+    "textvqa": _Way("VQA accuracy"),
+    "docvqa": _Way("ANLS"),
     "ocrbench": _Way("points", 1000.0, shared=True, parts=_reading),
 }
 _OWN_WAYS: dict[tuple[str, str], _Way] = {
-    ("official", "chartqa"): _Way("relaxed accuracy, mean of human and augmented", binary=False, stratum=_questioner, parts=lambda row: [_questioner(row)]),
-    (LMMS, "mmstar"): _Way("accuracy, mean over l2 categories", binary=False, stratum=_column("l2_category"), parts=_parted("category")),
+    ("official", "chartqa"): _Way("relaxed accuracy, mean of human and augmented", stratum=_questioner, parts=lambda row: [_questioner(row)]),
+    (LMMS, "mmstar"): _Way("accuracy, mean over l2 categories", stratum=_column("l2_category"), parts=_parted("category")),
 }
 """Where one profile differs from the others."""
 
@@ -194,6 +214,13 @@ def _clusters(way: _Way, scored: Sequence[Scored]) -> Clusters:
     return {stratum: clusters for stratum, clusters in counted.items() if clusters}
 
 
+def _changes(way: _Way, before: Sequence[Scored], after: Sequence[Scored]) -> Clusters:
+    """What each cluster gained, of the answers that both have."""
+    common = {(one.item, one.sample) for one in before} & {(one.item, one.sample) for one in after}
+    was, now = (_clusters(way, [one for one in scored if (one.item, one.sample) in common]) for scored in (before, after))
+    return {stratum: {name: (now[stratum][name][0] - value, number) for name, (value, number) in clusters.items()} for stratum, clusters in was.items()}
+
+
 def _over_samples(way: _Way, items: Sequence[Scored]) -> tuple[float, float]:
     """A cluster's sum and number, each the mean over samples: what all rotations of a question must be is right within one."""
     samples: dict[int, list[Scored]] = defaultdict(list)
@@ -206,7 +233,11 @@ def _over_samples(way: _Way, items: Sequence[Scored]) -> tuple[float, float]:
 def _resampled(way: _Way, clusters: Clusters, resamples: int, benchmark: str) -> Resampled:
     if not clusters:
         return Resampled(float("nan"), np.full(resamples, np.nan), 0)
-    weight = way.top if way.summed else way.top / len(clusters)
     strata = {stratum: np.array(list(pairs.values())) for stratum, pairs in clusters.items()}
     # Other benchmarks have other draws, or their average would have too wide an interval.
-    return resampled(strata, dict.fromkeys(strata, weight), seed=crc32(benchmark.encode()), resamples=resamples)
+    return resampled(strata, dict.fromkeys(strata, _weight(way, clusters)), seed=crc32(benchmark.encode()), resamples=resamples)
+
+
+def _weight(way: _Way, clusters: Clusters) -> float:
+    """What a stratum adds to the number."""
+    return way.top if way.summed else way.top / len(clusters)

@@ -82,7 +82,7 @@ def page(config: Config, own: Cell, cells: Sequence[Cell], out: Path, missing: S
     """The Markdown of all of it; draws the plots beside `out`."""
     test = own.seeds["test"]
     primary = [pair for pair in config.systems.primary if set(pair) <= set(test[0].systems)]
-    planned, asked = contrasts(test, primary), _asked(config, test)
+    planned, asked = contrasts(test, primary, planned=len(config.systems.primary)), _asked(config, test)
     blocks = [
         "# Results",
         "Written by `insightv ablate configs/ablation.yaml`, not by hand. What is asked, how it is read and what was predicted: [ablation.md](ablation.md).",
@@ -91,7 +91,7 @@ def page(config: Config, own: Cell, cells: Sequence[Cell], out: Path, missing: S
         "## The paper's rows",
         _beside_the_paper(test, config.systems.baseline),
         "## Comparisons written down beforehand",
-        *_planned(planned),
+        *_planned(planned, len(config.systems.primary)),
         drawn.image(out, "seeds", drawn.paired([*planned, *(contrast for contrast, _ in asked)]), "Differences by seed, and their mean with its 95% interval"),
         *_heldout(own, primary),
         "## Questions",
@@ -145,11 +145,11 @@ def _agreeing(contrast: Contrast) -> str:
     return f"{contrast.agreeing} of {len(contrast.seeds)}"
 
 
-def _planned(found: Sequence[Contrast]) -> list[str]:
+def _planned(found: Sequence[Contrast], count: int) -> list[str]:
     if not found:
         return ["None of their rows is finished."]
-    wide = f"{100 * (1 - 0.05 / len(found)):.1f}%"
-    said = f"Brackets are 95% intervals; whether an order is established is decided by the {wide} interval (Bonferroni over {len(found)})."
+    wide = f"{100 * (1 - 0.05 / count):.1f}%"
+    said = f"Brackets are 95% intervals; whether an order is established is decided by the {wide} interval (Bonferroni over {count})."
     return [tests(found), "\n".join(f"- {sentence(one)}" for one in found), said]
 
 
@@ -213,7 +213,7 @@ def _surface(config: Config, own: Cell, cells: Sequence[Cell], out: Path) -> lis
         body.append([f"{place[0]:g}", f"{place[1]:g}", *figures, percent(shown["pair"].chain_right), points(gain.mean)])
     head = ["difficulty", "teacher's misperception", "base", "single-fair", "reasoner", "pair", "chain correct", "pair - single-fair, points [95%]"]
     plot = drawn.image(out, "surface", drawn.surface(gains), "What the pair gains over the fair single model")
-    said = f"One seed each ({', '.join(map(str, sorted(seeds)))}): intervals are over its problems."
+    said = f"Seeds {', '.join(map(str, sorted(seeds)))}: intervals are over their problems, and say nothing of another training."
     return ["## Response surface", said, markdown(head, body), plot]
 
 

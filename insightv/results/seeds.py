@@ -75,14 +75,17 @@ def lines(seeds: Sequence[Seed]) -> list[Line]:
     return found
 
 
-def contrasts(seeds: Sequence[Seed], pairs: Sequence[tuple[str, str]], among: Callable[[Problem], bool] = lambda _: True) -> list[Contrast]:
-    """The comparisons (before, after), Holm-corrected together within each seed, on the problems that `among` keeps."""
+def contrasts(seeds: Sequence[Seed], pairs: Sequence[tuple[str, str]], among: Callable[[Problem], bool] = lambda _: True, planned: int = 0) -> list[Contrast]:
+    """The comparisons (before, after), Holm-corrected together within each seed, on the problems that `among` keeps.
+
+    `planned` is how many were written down beforehand, where some of them have no rows yet: the strict interval is for all of them.
+    """
     kept = [{name: family(problem) for name, problem in seed.problems.items() if among(problem)} for seed in seeds]
     tests = [
         correct_together([compare(_named(seed, before), _named(seed, after), families, seed=seed.seed) for before, after in pairs])
         for seed, families in zip(seeds, kept, strict=True)
     ]
-    return [_contrast(seeds, kept, pair, [own[place] for own in tests], len(pairs)) for place, pair in enumerate(pairs)]
+    return [_contrast(seeds, kept, pair, [own[place] for own in tests], max(planned, len(pairs))) for place, pair in enumerate(pairs)]
 
 
 def together(seeds: Sequence[Mapping[str, float]], families: Mapping[str, str]) -> dict[str, list[float]]:

@@ -5,12 +5,12 @@ import random
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest, bootstrap
+from scipy.stats import binomtest, bootstrap, permutation_test
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
-from insightv.evaluation.statistics import by_cluster, detectable, holm, macro, mcnemar_exact, resampled, wilson
+from insightv.evaluation.statistics import by_cluster, detectable, holm, macro, mcnemar_exact, resampled, sign_flips, wilson
 
 
 @pytest.mark.parametrize(("successes", "n"), [(0, 10), (10, 10), (1, 3), (847, 1000), (5, 9)])
@@ -149,9 +149,23 @@ def test_p_of_a_paired_difference_is_uniform_where_there_is_none() -> None:
     found = []
     for trial in range(600):
         differences = generator.normal(0, 1, 80)
-        found.append(resampled({"all": by_cluster(differences, [str(n) for n in range(80)])}, seed=trial, resamples=1000).p())
+        found.append(sign_flips({"all": by_cluster(differences, [str(n) for n in range(80)])}, seed=trial, flips=1000))
     assert 0.03 <= np.mean(np.array(found) < 0.05) <= 0.08 and 0.4 <= np.median(found) <= 0.6
-    assert resampled({"all": by_cluster(generator.normal(1, 1, 80), [str(n) for n in range(80)])}).p() < 0.001
+    assert sign_flips({"all": by_cluster(generator.normal(1, 1, 80), [str(n) for n in range(80)])}) < 0.001
+
+
+def test_tosses_agree_with_scipys_exact_ones_and_with_mcnemar() -> None:
+    generator = np.random.default_rng(5)
+    differences = generator.normal(0.4, 1, 12)
+    exact = permutation_test((differences,), np.mean, permutation_type="samples", n_resamples=np.inf).pvalue
+    assert sign_flips({"all": by_cluster(differences, [str(n) for n in range(12)])}, flips=100_000) == pytest.approx(exact, abs=0.006)
+    rights = np.repeat([1.0, -1.0, 0.0], [9, 3, 200])
+    assert sign_flips({"all": by_cluster(rights, [str(n) for n in range(212)])}, flips=100_000) == pytest.approx(mcnemar_exact(9, 3), abs=0.006)
+
+
+def test_a_few_clusters_establish_nothing() -> None:
+    assert sign_flips({"all": by_cluster([1.0], ["a"])}) == 1.0 and sign_flips({}) == 1.0
+    assert sign_flips({"all": by_cluster([-1.0] * 4 + [0.0] * 996, [str(n) for n in range(1000)])}) == pytest.approx(0.125, abs=0.01)
 
 
 def test_what_can_be_detected_of_means_has_the_power_it_claims() -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from insightv.evaluation.profiles import LMMS, PROFILES, VLMEVAL
-from insightv.evaluation.totals import Scored, difference, is_binary, total
+from insightv.evaluation.totals import Scored, difference, paired_test, total
 
 MME = [("OCR", 3), ("code_reasoning", 2)]
 
@@ -37,7 +37,7 @@ def plain(rows: list[tuple[dict[str, Any], float]]) -> list[Scored]:
 def test_a_question_of_mmbench_is_right_if_all_its_rotations_are(profile: str) -> None:
     found = total(profile, "mmbench", rotations({1: [1, 1, 1, 1], 2: [1, 1, 0], 3: [1], 4: [0, 1]}))
     assert (found.score.value, found.score.n, found.top, found.metric) == (50.0, 4, 100.0, "circular accuracy")
-    assert found.parts == {"x": 0.0, "y": 100.0} and not is_binary(profile, "mmbench")
+    assert found.parts == {"x": 0.0, "y": 100.0}
 
 
 def test_a_question_whose_first_rotation_is_missing_does_not_count() -> None:
@@ -95,7 +95,6 @@ def test_mmstar_averages_kinds_in_lmms_eval_alone() -> None:
     scored = plain([({"category": "math", "l2_category": kind}, value) for kind, value in (("a", 1), ("a", 1), ("a", 0), ("b", 0))])
     assert total(LMMS, "mmstar", scored).score.value == pytest.approx(100 / 3)
     assert total("official", "mmstar", scored).score.value == total(VLMEVAL, "mmstar", scored).score.value == 50.0
-    assert [is_binary(profile, "mmstar") for profile in PROFILES] == [True, False, True]
 
 
 @pytest.mark.parametrize("rows", [[{"type": "human_test"}] * 3 + [{"type": "augmented_test"}], [{"split": "test_human"}] * 3 + [{"split": "test_augmented"}]])
@@ -111,7 +110,6 @@ def test_parts_of_ocrbench_add_up_to_its_points() -> None:
     found = total("official", "ocrbench", scored)
     assert (found.score.value, found.top, found.percent().value) == (750, 1000, 75)
     assert found.parts["Text Recognition"] == 500 and found.parts[kinds[3]] == 250 and sum(found.parts[kind] for kind in kinds) == 750
-    assert is_binary("official", "ocrbench")
 
 
 def test_parts_by_subject_and_by_task() -> None:
@@ -129,10 +127,29 @@ def test_documents_are_drawn_whole_and_nothing_is_not_a_number() -> None:
     assert math.isnan(empty.score.value) and math.isnan(empty.percent().value) and not empty.parts
 
 
-def test_what_mcnemar_applies_to() -> None:
-    binary = {name for name in PROFILES["official"] if is_binary("official", name)}
-    assert binary == {"mmmu", "mmmu-pro", "mmmu-pro-vision", "mmstar", "mathvista", "ocrbench", "ai2d", "ai2d-no-mask"}
-    assert {name for name in PROFILES[LMMS] if is_binary(LMMS, name)} == binary - {"mmstar"} | {"chartqa"}
+def test_rights_and_wrongs_are_tested_exactly_and_the_rest_by_tosses() -> None:
+    ones, zeros = (plain([({"id": "x", "l2_category": "ab"[n % 2]}, value) for n in range(6)]) for value in (1.0, 0.0))
+    assert paired_test("official", "mmmu", zeros, ones).test == paired_test("official", "docvqa", zeros, ones).test == "exact McNemar"
+    assert paired_test("official", "mmmu", zeros, ones).p == pytest.approx(2 * 0.5**6)
+    # Two strata, and parts of a mark.
+    assert paired_test(LMMS, "mmstar", zeros, ones).test == "sign flips"
+    halves = [Scored(one.item, one.cluster, one.row, 0.5) for one in ones]
+    found = paired_test("official", "textvqa", zeros, halves)
+    assert found.test == "sign flips" and found.p == pytest.approx(2 * 0.5**6, abs=0.01)
+
+
+def test_all_rotations_of_a_question_are_one_pair() -> None:
+    before, after = rotations({1: [1, 1], 2: [0, 0], 3: [1, 0]}), rotations({1: [1, 1], 2: [1, 1], 3: [1, 1]})
+    found = paired_test("official", "mmbench", before, after)
+    assert (found.test, found.p) == ("exact McNemar", 0.5)
+
+
+def test_few_items_establish_nothing_and_say_how_little_they_could() -> None:
+    [one], [other] = plain([({}, 0.2)]), plain([({}, 0.9)])
+    assert paired_test("official", "docvqa", [one], [other]).p == 1.0 and math.isnan(paired_test("official", "docvqa", [one], [other]).detectable)
+    same = plain([({}, 1.0)] * 5)
+    assert paired_test("official", "mmmu", same, same).p == 1.0 and paired_test("official", "mmmu", same, same).detectable > 50
+    assert paired_test("official", "mmmu", [], []).p == 1.0
 
 
 def test_benchmarks_draw_apart() -> None:

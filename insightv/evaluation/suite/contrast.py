@@ -1,15 +1,15 @@
 """Two systems on the same items of benchmarks: what changed, whether that can be chance, and how small a change could have been found."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
 import numpy as np
 
 from insightv.config import UserError
-from insightv.evaluation.statistics import Rate, Resampled, detectable, holm, mcnemar_exact
+from insightv.evaluation.statistics import Rate, Resampled, holm
 from insightv.evaluation.suite.score import Result
-from insightv.evaluation.totals import difference, is_binary
+from insightv.evaluation.totals import Scored, difference, paired_test
 
 ALPHA = 0.05
 
@@ -24,7 +24,7 @@ class Contrast:
     after: str
     n: int
     left_out: int
-    """Items that only one of the two has a score of: they are owed, and in no number here."""
+    """Items that only one of the two has a score of, or that are another problem to the other: in no number here."""
     difference: Rate
     """In the benchmark's own unit, with a paired bootstrap interval."""
     percent: Resampled
@@ -44,46 +44,48 @@ class Contrast:
     @property
     def verdict(self) -> str:
         """`better`, `worse`, or `` where nothing is established."""
-        if self.p_holm >= ALPHA:
+        if not self.p_holm < ALPHA or not self.difference.value:
             return ""
         return "better" if self.difference.value > 0 else "worse"
 
 
 def contrast(before: Result, after: Result) -> Contrast:
-    """Hold two results of one benchmark under one profile against each other."""
+    """Hold two results of one benchmark under one profile against each other, on the items that are the same problem to both."""
     name, profile = before.benchmark, before.profile
-    old, new = values(before), values(after)
-    both = [item for item in old if item in new]
-    if not both:
+    both = {item for item, problem in after.problems.items() if before.problems.get(item) == problem}
+    common = {(one.item, one.sample) for one in before.scored} & {(one.item, one.sample) for one in after.scored if one.item in both}
+    new = {(one.item, one.sample): one for one in after.scored if (one.item, one.sample) in common}
+    # What they are grouped by is told by one side's table alone: the other's may lack a column.
+    old = {(one.item, one.sample): replace(new[one.item, one.sample], value=one.value) for one in before.scored if (one.item, one.sample) in common}
+    if not new:
         raise UserError(f"{name}: {before.row} and {after.row} have no scored item in common; answer the same items with both")
-    changed = difference(profile, name, before.scored, after.scored)
-    helped = tuple(item for item in both if new[item] > old[item])
-    hurt = tuple(item for item in both if new[item] < old[item])
-    # Means over several samples are no longer right or wrong.
-    binary = is_binary(profile, name) and {*old.values(), *new.values()} <= {0.0, 1.0}
-    top = before.total.top
+    was, now = values(old.values()), values(new.values())
+    changed, test = difference(profile, name, list(old.values()), list(new.values())), paired_test(profile, name, list(old.values()), list(new.values()))
+    helped = tuple(item for item in now if now[item] > was[item])
+    hurt = tuple(item for item in now if now[item] < was[item])
+    top = max(before.total.top, after.total.top)
     return Contrast(
         benchmark=name,
         profile=profile,
         before=before.row,
         after=after.row,
-        n=len(both),
-        left_out=len(old.keys() ^ new.keys()),
+        n=len(now),
+        left_out=len({one.item for one in (*before.scored, *after.scored)} - now.keys()),
         difference=changed.rate(),
         percent=Resampled(changed.value * 100 / top, changed.draws * 100 / top, changed.n),
-        p=mcnemar_exact(len(helped), len(hurt)) if binary else changed.p(),
-        test="exact McNemar" if binary else "paired bootstrap",
-        detectable=top * detectable(len(both), (len(helped) + len(hurt)) / len(both)) if binary else changed.detectable(),
+        p=test.p,
+        test=test.test,
+        detectable=test.detectable,
         helped=helped,
         hurt=hurt,
-        unchanged=len(both) - len(helped) - len(hurt),
+        unchanged=len(now) - len(helped) - len(hurt),
     )
 
 
-def values(result: Result) -> dict[str, float]:
+def values(scored: Iterable[Scored]) -> dict[str, float]:
     """Each item's mark, the mean over its samples."""
     marks: dict[str, list[float]] = {}
-    for one in result.scored:
+    for one in scored:
         marks.setdefault(one.item, []).append(one.value)
     return {item: fmean(several) for item, several in marks.items()}
 

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from insightv.chain_text import END, START
-from insightv.evaluation.suite.predictions import Asking, Lines, Prediction, adding, folder, prompt_hash
+from insightv.evaluation.suite.predictions import Asking, Lines, Prediction, adding, folder, prompt_hash, question_hash
 from insightv.models.chat import Chat, Delta, Message, Reply, Sampling
 from insightv.records import Problem, Solution
 from insightv.scale.local import completed
 from insightv.store import derive_seed
 
-Parts = Callable[[Solution, Sequence[Reply]], tuple[str, str]]
-"""(reasoning, content) of a solution, from it and the replies of its requests in their order."""
+Parts = Callable[[Solution, Reply], tuple[str, str]]
+"""(reasoning, content) of a solution, from it and the reply whose text is its own."""
 
 _HEARD: ContextVar[list[Reply]] = ContextVar("heard")
 _OUTPUT = re.compile(r"<output>(.*?)(?:</output>|\Z)", re.DOTALL)
@@ -76,8 +76,9 @@ async def generate(
         heard: list[Reply] = []
         # Every task has a context of its own.
         _HEARD.set(heard)
-        solution = await system.solve(task.problem, drawn)
-        return _prediction(task, system.parts(solution, heard), solution, heard, asking, drawn)
+        # Seeds are drawn from a problem's id: a corrected answer must not make it another request.
+        asked = task.problem.model_copy(update={"id": question_hash(task.problem)})
+        return _prediction(task, system.parts, await system.solve(asked, drawn), heard, asking, drawn)
 
     files: dict[str, Lines] = {}
     with ExitStack() as stack:
@@ -90,8 +91,10 @@ async def generate(
                 on_done(prediction)
 
 
-def _prediction(task: Task, parts: tuple[str, str], solution: Solution, heard: Sequence[Reply], asking: Asking, seed: int) -> Prediction:
-    *before, last = heard or [Reply("")]
+def _prediction(task: Task, parts: Parts, solution: Solution, heard: Sequence[Reply], asking: Asking, seed: int) -> Prediction:
+    # Of several that vote it is not the last one that answers.
+    last = next((reply for reply in reversed(heard) if reply.finish != "failed" and reply.text == solution.text), Reply(""))
+    reasoning, content = parts(solution, last)
     return Prediction(
         benchmark=task.benchmark,
         item=str(task.problem.meta["index"]),
@@ -100,10 +103,10 @@ def _prediction(task: Task, parts: tuple[str, str], solution: Solution, heard: S
         model=asking.model,
         row=asking.row,
         seed=seed,
-        reasoning=parts[0],
-        content=parts[1],
+        reasoning=reasoning,
+        content=content,
         finish="length" if last.finish == "length" else "stop",
-        chain_finish="length" if any(reply.finish == "length" for reply in before) else "stop",
+        chain_finish="length" if any(reply.finish == "length" for reply in heard if reply is not last) else "stop",
         status=solution.status,
         reason=solution.reason,
         usage=solution.usage,
@@ -111,22 +114,21 @@ def _prediction(task: Task, parts: tuple[str, str], solution: Solution, heard: S
     )
 
 
-def parts_of_answer(solution: Solution, heard: Sequence[Reply]) -> tuple[str, str]:
-    """(reasoning, content) where the last reply is the answer; a chain that it holds is none."""
-    last = heard[-1] if heard else Reply("")
+def parts_of_answer(solution: Solution, last: Reply) -> tuple[str, str]:
+    """(reasoning, content) where a reply of its own is the answer; a chain that it holds is none."""
     before, content = split_tags(last.text)
     written = solution.chain.text if solution.chain else ""
     return "\n".join(filter(None, (written, last.reasoning, before))), content
 
 
-def parts_of_chain(solution: Solution, heard: Sequence[Reply]) -> tuple[str, str]:
+def parts_of_chain(solution: Solution, last: Reply) -> tuple[str, str]:
     """(reasoning, content) where the chain's own candidate answer counts."""
-    return (solution.chain.text, solution.chain.answer) if solution.chain else parts_of_answer(solution, heard)
+    return (solution.chain.text, solution.chain.answer) if solution.chain else parts_of_answer(solution, last)
 
 
-def parts_of_reasoned(solution: Solution, heard: Sequence[Reply]) -> tuple[str, str]:
+def parts_of_reasoned(solution: Solution, last: Reply) -> tuple[str, str]:
     """(reasoning, content) where one reply holds both: tags tell them apart, else the last line `Answer: ..`, else all is the answer."""
-    reasoning, content = parts_of_answer(solution.model_copy(update={"chain": None}), heard)
+    reasoning, content = parts_of_answer(solution.model_copy(update={"chain": None}), last)
     if not (lines := list(_ANSWER.finditer(content))):
         return reasoning, content
     before, behind = content[: lines[-1].start()].rstrip(), content[lines[-1].end() :]
@@ -134,13 +136,14 @@ def parts_of_reasoned(solution: Solution, heard: Sequence[Reply]) -> tuple[str, 
 
 
 def split_tags(text: str) -> tuple[str, str]:
-    """(chain, answer): what stands in the last `<output>`, else behind the last `</thoughts>`; the whole of a reply without tags is its answer.
+    """(chain, answer): what stands in the last `<output>`, else behind the last `</thoughts>` or `</think>`; without such tags all is the answer.
 
     A chain that never ends leaves no answer.
     """
-    if outputs := list(_OUTPUT.finditer(text)):
+    ends = [text.rfind(tag) + len(tag) for tag in (END, "</think>") if tag in text]
+    outputs = [match for match in _OUTPUT.finditer(text) if match[0].endswith("</output>") or START in text or ends]
+    if outputs:
         return text[: outputs[-1].start()].rstrip(), outputs[-1][1].strip()
-    if END in text:
-        chain, _, answer = text.rpartition(END)
-        return chain + END, answer.strip()
+    if ends:
+        return text[: max(ends)], text[max(ends) :].strip()
     return (text, "") if START in text else ("", text)

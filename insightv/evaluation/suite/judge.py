@@ -24,11 +24,11 @@ _SAMPLING = SamplingConfig(max_tokens=256)
 _TRIES = 3
 
 
-async def find(problem: Problem, prediction: Prediction, judge: Chat, seed: int) -> str:
-    """The answer that a reply settles on; empty where there is none, or the judge failed."""
+async def find(problem: Problem, prediction: Prediction, judge: Chat, seed: int) -> str | None:
+    """The answer that a reply settles on, empty where there is none; None where the judge failed, or never kept to its format."""
     samplings = attempts(_SAMPLING, _TRIES, SCHEMA, seed, problem.id, "extract", prediction.content)
     asked = await ask(judge, partial(messages, problem, prediction.content), parse, samplings)
-    return asked.value or ""
+    return asked.value if asked.usable else None
 
 
 def messages(problem: Problem, reply: str, error: str | None = None) -> list[Message]:

@@ -1,7 +1,7 @@
 """The comparison of two systems as one self-contained page, in the report's style."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
@@ -36,7 +36,7 @@ def write(path: Path, compared: Sequence[tuple[Contrast, Result, Result]], examp
     contrasts = [one for one, _, _ in compared]
     style, script = asset("report.css"), asset("report.js")
     environment = Environment(autoescape=True, trim_blocks=True, undefined=StrictUndefined)
-    environment.filters.update(signed=_signed, plain=lambda value: f"{value:.1f}", pvalue=shown_p)
+    environment.filters.update(signed=_signed, plain=lambda value: f"{value:.1f}" if value == value else "\N{EN DASH}", pvalue=shown_p)
     html = environment.from_string(asset("contrast.html")).render(
         before=names[0],
         after=names[1],
@@ -48,7 +48,7 @@ def write(path: Path, compared: Sequence[tuple[Contrast, Result, Result]], examp
         helped=sum(len(one.helped) for one in contrasts),
         hurt=sum(len(one.hurt) for one in contrasts),
         left_out=sum(one.left_out for one in contrasts),
-        counts=counts(list(chain.from_iterable((old, new) for _, old, new in compared))),
+        counts=counts([replace(result, row=name) for _, *both in compared for result, name in zip(both, names, strict=True)]),
         examples=as_json(examples) if examples else "",
         limit=SHOWN,
         listed=listed,

@@ -6,7 +6,7 @@ RUN/benchmarks/NAME/predictions/ROW/SHARD.jsonl    what a system answered
 
 import errno
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError
 from insightv.config import UserError
 from insightv.files import explained, replacing
 from insightv.records import Problem, Record, Usage
-from insightv.store import content_hash, read_records
+from insightv.store import content_hash, read_records, write_records
 
 log = logging.getLogger(__name__)
 
@@ -61,13 +61,20 @@ class Asking(Record):
     """As in `Prediction`."""
     prompts: str
     """Hash of the templates."""
+    samples: int = 1
+    """Answers that each item is to have."""
     facts: dict[str, Any] = Field(default_factory=dict)
     """What `model` is the hash of, to be read."""
 
 
+def question_hash(problem: Problem) -> str:
+    """What makes it another question: its words and pictures, not what is accepted as their answer."""
+    return content_hash([problem.question, problem.images])
+
+
 def prompt_hash(problem: Problem, prompts: str) -> str:
-    """What makes it another question."""
-    return content_hash([problem.id, prompts])[:16]
+    """What makes it another prompt: the question, and the hash of the templates."""
+    return content_hash([question_hash(problem), prompts])[:16]
 
 
 def folder(run: Path, benchmark: str, row: str) -> Path:
@@ -82,7 +89,7 @@ def rows(run: Path, benchmark: str) -> list[str]:
 
 def benchmarks(run: Path) -> list[str]:
     """The benchmarks that have predictions, by name."""
-    found = sorted(path.parent.name for path in (run / "benchmarks").glob("*/predictions"))
+    found = sorted({path.parents[2].name for path in (run / "benchmarks").glob("*/predictions/*/asked.json")})
     if not found:
         raise UserError(f"{run} holds no predictions; make some with `insightv evaluate generate`")
     return found
@@ -125,7 +132,7 @@ def standing(place: Path, asking: Asking, wanted: Mapping[str, Problem]) -> dict
     found: dict[tuple[str, int], Prediction] = {}
     for prediction in read(place):
         key = prediction.item, prediction.sample
-        of_this = prediction.model == asking.model and prediction.prompt == prompts.get(prediction.item)
+        of_this = prediction.model == asking.model and prediction.prompt == prompts.get(prediction.item) and prediction.sample < asking.samples
         if of_this and (prediction.status == "ok" or key not in found):
             found[key] = prediction
     return found
@@ -157,7 +164,20 @@ class Lines:
                 raise OSError(errno.ENOSPC, "no space left", str(self._path))
 
 
+def write_items(run: Path, benchmark: str, shard: str, problems: Iterable[Problem]) -> None:
+    """Write down what a shard asks; what was asked in another number of shards is no more."""
+    place = run / "benchmarks" / benchmark / "items"
+    write_records(place / f"{shard}.jsonl", problems)
+    for path in place.glob("*.jsonl"):
+        if path.stem.rpartition("-")[2] != shard.rpartition("-")[2]:
+            path.unlink(missing_ok=True)
+
+
 def items(run: Path, benchmark: str) -> dict[str, Problem]:
-    """What was asked, by index, over all shards."""
-    paths = sorted((run / "benchmarks" / benchmark / "items").glob("*.jsonl"))
-    return {str(problem.meta["index"]): problem for path in paths for problem in read_records(path, Problem)}
+    """What was asked, by index, over all shards; an index that stands for two questions is a `UserError`."""
+    found: dict[str, Problem] = {}
+    for path in sorted((run / "benchmarks" / benchmark / "items").glob("*.jsonl")):
+        for problem in read_records(path, Problem):
+            if found.setdefault(str(problem.meta["index"]), problem).id != problem.id:
+                raise UserError(f"{benchmark}: two items have the index {problem.meta['index']}, in two shards of {path.parent}")
+    return found

@@ -8,6 +8,8 @@ from statistics import fmean
 
 import orjson
 
+from insightv.config import UserError
+from insightv.evaluation.marking import Mark
 from insightv.evaluation.profiles import mark
 from insightv.evaluation.suite.predictions import Prediction, asking_of, folder, items, standing
 from insightv.evaluation.totals import Scored, Total, counts_whole, total
@@ -43,6 +45,12 @@ class Result:
     scored: tuple[Scored, ...]
     """What the total is of."""
     verdicts: tuple[Verdict, ...]
+    problems: Mapping[str, str]
+    """The id of each item's problem."""
+    asked: str
+    """Whose predictions these are, as `Asking.model` and its prompts."""
+    owed: int
+    """Answers that are to come: never asked, or failed."""
     items: int
     """That the benchmark has here."""
     missing: int
@@ -56,16 +64,17 @@ class Result:
     """Of a question, on average over its scored answers."""
 
 
-def score(run: Path, benchmark: str, row: str, profile: str, found: Mapping[tuple[str, int], str] | None = None) -> Result:
+def score(run: Path, benchmark: str, row: str, profile: str, found: Mapping[tuple[str, int], str | None] | None = None) -> Result:
     """Score what stands of a row's predictions, and write each verdict to RUN/benchmarks/NAME/scores/PROFILE/ROW.jsonl.
 
     `found` are answers that a judge found, by item and sample, in replies in which the rule had found none.
     """
     wanted = items(run, benchmark)
     place = folder(run, benchmark, row)
-    predictions = standing(place, asking_of(place), wanted)
+    asking = asking_of(place)
+    predictions = standing(place, asking, wanted)
     made = [_verdict(one, wanted[one.item], profile, (found or {}).get(key)) for key, one in sorted(predictions.items())]
-    with replacing(run / "benchmarks" / benchmark / "scores" / profile / f"{row}.jsonl") as file:
+    with replacing(run / "benchmarks" / benchmark / "scores" / (profile if found is None else f"{profile}-judged") / f"{row}.jsonl") as file:
         file.writelines(orjson.dumps(verdict, option=orjson.OPT_APPEND_NEWLINE) for verdict in made)
     good = [one for one in predictions.values() if one.status == "ok"]
     scored = tuple(_scored(made, wanted, counts_whole(profile, benchmark)))
@@ -76,6 +85,9 @@ def score(run: Path, benchmark: str, row: str, profile: str, found: Mapping[tupl
         total=total(profile, benchmark, scored),
         scored=scored,
         verdicts=tuple(made),
+        problems={item: problem.id for item, problem in wanted.items()},
+        asked=f"{asking.model} {asking.prompts}",
+        owed=len(wanted) * asking.samples - len(good),
         items=len(wanted),
         missing=len(wanted) - len({one.item for one in scored}),
         unparsed=sum(verdict.value is not None and verdict.read is None for verdict in made),
@@ -99,10 +111,21 @@ def _verdict(prediction: Prediction, problem: Problem, profile: str, found: str 
     truncated = "length" in (prediction.finish, prediction.chain_finish)
     if prediction.status == "failed":
         return Verdict(prediction.item, prediction.sample, None, None, truncated)
-    made = mark(profile, prediction.benchmark, prediction.content, problem.meta["row"])
-    if made.read is None and found:
-        made = mark(profile, prediction.benchmark, found, problem.meta["row"])
-    return Verdict(prediction.item, prediction.sample, made.value, made.read, truncated, by_judge=bool(found))
+    made = _marked(prediction, problem, profile, prediction.content)
+    by_judge = made.read is None and bool(found)
+    if found and by_judge:
+        made = _marked(prediction, problem, profile, found)
+    return Verdict(prediction.item, prediction.sample, made.value, made.read, truncated, by_judge and made.read is not None)
+
+
+def _marked(prediction: Prediction, problem: Problem, profile: str, content: str) -> Mark:
+    place = f"{prediction.benchmark}: item {prediction.item}"
+    if not any(answer.strip() not in ("", "nan") for answer in problem.answers):
+        raise UserError(f"{place} has no accepted answer, as in test splits: it can be answered, not scored")
+    try:
+        return mark(profile, prediction.benchmark, content, problem.meta["row"])
+    except (KeyError, ValueError, IndexError, TypeError, AttributeError) as error:
+        raise UserError(f"{place} cannot be scored by {profile}: {type(error).__name__} {error}; its row has {', '.join(problem.meta['row'])}") from None
 
 
 def _scored(verdicts: Iterable[Verdict], wanted: Mapping[str, Problem], whole: bool) -> list[Scored]:

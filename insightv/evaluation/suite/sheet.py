@@ -47,8 +47,7 @@ def counts(results: Sequence[Result]) -> Table:
             "tokens": _plain(result.tokens, 0),
             "seconds": _plain(result.seconds, 2),
         }
-        for row in _by_row(results).values()
-        for result in row.values()
+        for result in results
     ]
 
 
@@ -59,7 +58,7 @@ def effects(results: Sequence[Result]) -> Table:
     for without, with_chain in AGAINST:
         for row in (row for row in rows if row == with_chain or (with_chain == "pair" and row.startswith("pair+"))):
             for name in (name for name in rows.get(without, {}) if name in rows[row]):
-                before, after = values(rows[without][name]), values(rows[row][name])
+                before, after = values(rows[without][name].scored), values(rows[row][name].scored)
                 changes = [value - before[item] for item, value in after.items() if item in before]
                 helped, hurt = sum(change > 0 for change in changes), sum(change < 0 for change in changes)
                 unchanged = len(changes) - helped - hurt
@@ -76,7 +75,7 @@ def contrasts(made: Sequence[Contrast]) -> Table:
             "difference": _interval(one.difference, 1),
             "p": shown_p(one.p),
             "p (Holm)": shown_p(one.p_holm),
-            "detectable": f"{one.detectable:.1f}",
+            "detectable": _plain(one.detectable, 1),
             "helped": len(one.helped),
             "hurt": len(one.hurt),
             "unchanged": one.unchanged,
@@ -88,7 +87,7 @@ def contrasts(made: Sequence[Contrast]) -> Table:
     if len(made) > 1:
         mean = average(made)
         name = average_name([one.benchmark for one in made])
-        table.append(dict.fromkeys(table[0], "") | {"benchmark": name, "items": mean.n, "difference": _interval(mean.rate(), 1), "p": shown_p(mean.p())})
+        table.append(dict.fromkeys(table[0], "") | {"benchmark": name, "items": mean.n, "difference": _interval(mean.rate(), 1)})
     return table
 
 
@@ -120,6 +119,8 @@ def _average(names: Sequence[str], those: dict[str, Result]) -> dict[str, object
     percents = [those[name].total.percent() for name in names if name in those and those[name].scored]
     if len(percents) < len(names):
         return {average_name(names): ""}
+    if len({result.asked for result in those.values()}) > 1:
+        return {average_name(names): "other models or prompts by benchmark"}
     mean = Resampled(fmean(one.value for one in percents), np.mean([one.draws for one in percents], axis=0), sum(one.n for one in percents))
     return {average_name(names): _interval(mean.rate(), 1)}
 
@@ -130,7 +131,7 @@ def _number(result: Result | None) -> str:
         return ""
     total = result.total
     senses = [f"{total.parts[name]:.1f}" for name in ("perception", "cognition") if name in total.parts]
-    return _interval(total.score.rate(), 1 if total.top != 1000 else 0) + (f" ({'/'.join(senses)})" if senses else "") + (" *" if result.missing else "")
+    return _interval(total.score.rate(), 1 if total.top != 1000 else 0) + (f" ({'/'.join(senses)})" if senses else "") + (" *" if result.owed else "")
 
 
 def _interval(rate: Rate, digits: int) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from insightv.agents import solve_direct
 from insightv.config import LocalConfig, PromptsConfig, SamplingConfig, SystemsConfig
+from insightv.evaluation.run import score
 from insightv.models.local import LocalChat
 from insightv.models.vlm import load
 from insightv.records import Problem
@@ -34,7 +35,7 @@ def test_the_shipped_base_sees(tmp_path: Path) -> None:
 
         async def one(problem: Problem) -> tuple[str, bool]:
             solution = await solve_direct(problem, chat, settings, prompts, seed=0)
-            return problem.meta["group"], bool(solution.correct)
+            return problem.meta["group"], bool(score(problem, solution).correct)
 
         found: dict[str, list[bool]] = {}
         for group, right in await asyncio.gather(*(one(problem) for problem in problems)):
