@@ -1,8 +1,8 @@
 """The paper's eleven benchmarks as problems: from Hugging Face's Parquet or VLMEvalKit's TSV, in one pass, images as they are.
 
-A problem's question is the whole of what is asked: hint, question, options and the instruction that lmms-eval 0.7.3 and the LLaVA papers give with
-it. What its rule of scoring needs stands in `meta`: `benchmark`, `index`, `cluster` (items that are no independent ones share it) and `row`, the
-columns of the source but for its images.
+A problem's question is the whole of what is asked: hint, question, options and an instruction in the LLaVA papers' words. Harnesses word some of them
+otherwise (docs/scoring.md): our marks by their rules are of answers to these questions. What a rule of scoring needs stands in `meta`: `benchmark`,
+`index`, `cluster` (items that are no independent ones share it) and `row`, the columns of the source but for its images.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

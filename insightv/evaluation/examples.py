@@ -153,13 +153,12 @@ def _example(kind: str, outcome: str, problem: Problem, images: ImageStore, outp
         question=problem.question,
         options=problem.options,
         truth=problem.answers,
-        images=tuple(filter(None, (data_url(images, name) for name in problem.images))),
+        images=tuple(filter(None, (_data_url(images, name) for name in problem.images))),
         outputs=tuple(outputs),
     )
 
 
-def data_url(images: ImageStore, name: str) -> str:
-    """A stored image as the page shows it; empty where it is not there."""
+def _data_url(images: ImageStore, name: str) -> str:
     try:
         return to_data_url(images.get(name))
     except UserError:

@@ -1,5 +1,6 @@
 """The comparison of two systems as one self-contained page, in the report's style."""
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -8,18 +9,22 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from insightv.evaluation.examples import Example, Output, data_url
+from insightv.config import UserError
+from insightv.evaluation.examples import Example, Output
 from insightv.evaluation.report import as_json, asset, policy, shown_p
 from insightv.evaluation.suite.contrast import Contrast, average
 from insightv.evaluation.suite.predictions import Prediction
 from insightv.evaluation.suite.score import Result, Verdict
 from insightv.evaluation.suite.sheet import counts
 from insightv.files import replacing
+from insightv.images import decode, resize, to_data_url
 from insightv.records import Problem
 from insightv.store import ImageStore
 
 SHOWN = 40
 """Items of each benchmark and outcome that have a card."""
+_LARGE, _SIDE = 100_000, 640
+"""Bytes from which on a picture is made smaller, and pixels of its longer side then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +81,22 @@ def _card(benchmark: str, problem: Problem, outcome: str, images: ImageStore, to
         question=f"{index}: {problem.question}",
         options=(),
         truth=problem.answers,
-        images=tuple(filter(None, (data_url(images, name) for name in problem.images))),
+        images=tuple(filter(None, (_picture(images, name) for name in problem.images))),
         outputs=tuple(_output(one.name, one.predictions[index], one.verdicts[index]) for one in told),
     )
+
+
+def _picture(images: ImageStore, name: str) -> str:
+    """An image as the page shows it, made smaller where it is large: a page may hold hundreds of them. Empty where it is not there."""
+    try:
+        data = images.get(name)
+    except UserError:
+        return ""
+    if len(data) <= _LARGE:
+        return to_data_url(data)
+    buffer = io.BytesIO()
+    resize(decode(data), f"max_side:{_SIDE}").save(buffer, "JPEG", quality=80)
+    return to_data_url(buffer.getvalue())
 
 
 def _output(name: str, prediction: Prediction, verdict: Verdict) -> Output:
