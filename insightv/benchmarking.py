@@ -1,14 +1,11 @@
 """Have the rows of a config answer published benchmarks: open their models, ask what is owed, and say what came of it."""
 
-import asyncio
 import re
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from insightv.config import AgentConfig, Config, EndpointConfig, UserError
 from insightv.config_file import save_config
@@ -18,9 +15,9 @@ from insightv.evaluation.suite.generate import Heard, Parts, System, Task, gener
 from insightv.evaluation.suite.predictions import Asking, Prediction
 from insightv.files import explained, locked, try_lock
 from insightv.loop import ROWS, row_of
-from insightv.models.chat import Chat, Halted
+from insightv.models.chat import Chat
 from insightv.negative import Solver
-from insightv.processes import STOPPING, heeding, metered
+from insightv.processes import heeding, metered
 from insightv.progress import counting
 from insightv.records import Problem, Solution
 from insightv.scale.local import run as run_loop
@@ -120,24 +117,8 @@ def _items(work: _Work, name: str, limit: int | None, shard: tuple[int, int]) ->
 
 
 async def _rows(work: _Work, asked: Items) -> int:
-    meter = work.context.meter
-
-    def stop(number: int, conducting: "asyncio.Task[Any]") -> None:
-        # The first signal lets what is in flight at an endpoint be answered and kept, where there is such.
-        patient = meter.busy and not meter.halted
-        meter.halt(Halted("stopped", 128 + number))
-        if patient:
-            print(STOPPING, file=sys.stderr, flush=True)
-        else:
-            conducting.cancel()
-
-    try:
-        with heeding(stop):
-            return sum([await _row(work, row, asked) for row in work.config.evaluate.rows])
-    except asyncio.CancelledError:
-        if meter.halted:
-            raise meter.halted from None
-        raise
+    with heeding(work.context.meter):
+        return sum([await _row(work, row, asked) for row in work.config.evaluate.rows])
 
 
 async def _row(work: _Work, row: str, asked: Items) -> int:

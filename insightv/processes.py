@@ -25,8 +25,6 @@ from insightv.progress import Display
 from insightv.reuse import take
 from insightv.store import Run
 
-STOPPING = "stopping: what is in flight is still answered and kept; the same signal again leaves at once"
-
 
 def execute(
     config: Config,
@@ -95,7 +93,7 @@ class _Conductor:
         running: dict[asyncio.Task[None], str] = {}
         order = list(self._plan.steps)
         try:
-            with self._display.bars, heeding(self._stop):
+            with self._display.bars, heeding(self._meter):
                 try:
                     while sorter.is_active():
                         for name in sorted(sorter.get_ready(), key=order.index):
@@ -108,23 +106,10 @@ class _Conductor:
                     # What the stages beside it have in flight is answered and kept too.
                     await asyncio.gather(*(task for task, name in running.items() if not self._plan.steps[name].apart), return_exceptions=True)
                     raise
-        except asyncio.CancelledError:
-            if self._meter.halted:
-                raise self._meter.halted from None
-            raise
         finally:
             for task in running:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
-
-    def _stop(self, number: int, conducting: "asyncio.Task[Any]") -> None:
-        """Hear a signal: the first lets what is in flight at an endpoint be answered and kept, where there is such, the second does not."""
-        patient = self._meter.busy and not self._meter.halted
-        self._meter.halt(Halted("stopped", 128 + number))
-        if patient:
-            print(STOPPING, file=sys.stderr, flush=True)
-        else:
-            conducting.cancel()
 
     async def _make(self, name: str) -> None:
         stage = self._plan.stage(self._run, name)
@@ -215,17 +200,33 @@ def _error(name: str, code: int, said: list[str]) -> Exception:
 
 
 @contextlib.contextmanager
-def heeding(stop: Callable[[int, "asyncio.Task[Any]"], None]) -> Iterator[None]:
-    """Have `stop` hear SIGINT and SIGTERM during the block, unless the process was started to ignore them."""
+def heeding(meter: Meter) -> Iterator[None]:
+    """Hear SIGINT and SIGTERM during the block, unless the process was started to ignore them; what they end ends in `Halted`.
+
+    The first lets what is in flight at an endpoint be answered and kept, where there is such, the second does not.
+    """
     loop, conducting = asyncio.get_running_loop(), asyncio.current_task()
     assert conducting
     heeded = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) is not signal.SIG_IGN]
+
+    def stop(number: int) -> None:
+        patient = meter.busy and not meter.halted
+        meter.halt(Halted("stopped", 128 + number))
+        if patient:
+            print("stopping: what is in flight is still answered and kept; the same signal again leaves at once", file=sys.stderr, flush=True)
+        else:
+            conducting.cancel()
+
     # Only the main thread can, and not everywhere; elsewhere a signal does what it does.
     with contextlib.suppress(ValueError, RuntimeError, NotImplementedError):
         for number in heeded:
-            loop.add_signal_handler(number, stop, number, conducting)
+            loop.add_signal_handler(number, stop, number)
     try:
         yield
+    except asyncio.CancelledError:
+        if meter.halted:
+            raise meter.halted from None
+        raise
     finally:
         with contextlib.suppress(ValueError, RuntimeError, NotImplementedError):
             for number in heeded:

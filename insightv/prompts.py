@@ -146,7 +146,7 @@ def judge_messages(problem: Problem, answer: str, error: str | None = None) -> l
     """Ask whether an answer agrees with the ground truth (answer filtering, section 3.2); text only."""
     case = {"question": problem.question, "options": list(problem.options), "ground_truth": list(problem.answers), "answer": answer}
     # JSON, because an answer that holds a line such as "Ground truth:" must not read as one.
-    return [text_message("system", JUDGE_INSTRUCTION), text_message("user", json.dumps(case, ensure_ascii=False) + _complaint(error))]
+    return [text_message("system", JUDGE_INSTRUCTION), text_message("user", json.dumps(case, ensure_ascii=False) + complaint(error))]
 
 
 def parse_verdict(text: str) -> tuple[bool | None, str, tuple[str, ...]]:
@@ -232,7 +232,7 @@ def single_completion(chain_text: str, answer: str) -> str:
 
 
 def _progress(problem: Problem, said: Sequence[str], request: str, error: str | None) -> list[Message]:
-    requests = [*(NEXT_STEP for _ in said), request + _complaint(error)]
+    requests = [*(NEXT_STEP for _ in said), request + complaint(error)]
     # Image and question stand in the first turn alone: what is sent again is paid again.
     opening = Message("user", _parts(problem, [(ask(problem), True), (f"\n\n{requests[0]}", False)]))
     messages = [text_message("system", GENERATOR_INSTRUCTION), opening]
@@ -243,11 +243,12 @@ def _progress(problem: Problem, said: Sequence[str], request: str, error: str | 
 
 def _rating(instruction: str, problem: Problem, known: str, chains: Sequence[Chain], error: str | None) -> list[Message]:
     paths = "\n\n".join(f"PATH {number}\n{process_text(chain)}" for number, chain in enumerate(chains, start=1))
-    rest = f"{known}{paths}{_complaint(error)}"
+    rest = f"{known}{paths}{complaint(error)}"
     return [text_message("system", instruction), Message("user", _parts(problem, [(ask(problem), True), (rest, False)]))]
 
 
-def _complaint(error: str | None) -> str:
+def complaint(error: str | None) -> str:
+    """What is added to a request that is made again; empty at the first."""
     return "" if error is None else f"\n\n{UNUSABLE} {error}. Reply with the one JSON object alone."
 
 

@@ -16,7 +16,7 @@ from insightv.datasets.contamination import Item, Overlap, Shown, bare, checked
 from insightv.datasets.pictures import Picture
 from insightv.datasets.sources import read_problems
 from insightv.evaluation.benchmarks import find, read_items
-from insightv.files import explained, replacing
+from insightv.files import replacing
 from insightv.images import digest
 from insightv.records import Problem
 from insightv.store import Images, ImageStore, read_manifest
@@ -63,7 +63,7 @@ def decontaminate(data: Path, out: Path, benchmarks: Mapping[str, Path | None], 
         for problem in clean(read_problems(path), source, known, removed, counts):
             counts["kept"] += 1
             for name in problem.images:
-                _take(source, name, target)
+                target.adopt(name, source)
             file.write(problem.model_dump_json().encode() + b"\n")
     if not counts["kept"]:
         raise UserError(f"{path}: of {counts['removed']} problems none is left; see {out / 'removed.jsonl'}")
@@ -103,16 +103,3 @@ def _counted(benchmarks: Mapping[str, Path | None], known: Shown, counts: Counte
         {"benchmark": name, "items": known.counts[name], "removed": counts[name]} | {by: counts[f"{name} by {by}"] for by in ("picture", "question", "both")}
         for name in benchmarks
     ]
-
-
-def _take(source: ImageStore, name: str, target: ImageStore) -> None:
-    path = source.path(name)
-    place = target.folder / name[:2] / path.name
-    if place.exists():
-        return
-    with explained(place):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(path, place)
-        except OSError:
-            target.add(source.get(name))

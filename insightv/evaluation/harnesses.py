@@ -1,9 +1,7 @@
 """What other people's harnesses need to ask the served pair about benchmark files of yours: lmms-eval's task files, VLMEvalKit's data folder."""
 
 import json
-import os
 import shlex
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +10,7 @@ from typing import Any, Literal
 from insightv.config import UserError
 from insightv.datasets.containers import files_of, kind
 from insightv.evaluation.benchmarks import find
-from insightv.files import explained, replacing
+from insightv.files import explained, link, replacing
 
 Harness = Literal["lmms-eval", "vlmevalkit"]
 
@@ -119,9 +117,5 @@ def _files(name: str, path: Path, wanted: str, reads: str) -> list[Path]:
 
 def _link(file: Path, place: Path) -> None:
     with explained(place):
-        place.parent.mkdir(parents=True, exist_ok=True)
         place.unlink(missing_ok=True)
-        try:
-            os.link(file, place)
-        except OSError:
-            shutil.copyfile(file, place)
+    link(file, place)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import sqrt
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy.stats import binomtest, norm
 
 RESAMPLES = 10_000
@@ -79,13 +79,6 @@ def macro(scores: Mapping[str, Sequence[float]], *, seed: int = 0, resamples: in
     if not families:
         return Rate(float("nan"), float("nan"), float("nan"), 0)
     return resampled(families, seed=seed, resamples=resamples).rate(confidence)
-
-
-def by_cluster(values: ArrayLike, clusters: Sequence[str]) -> NDArray[np.float64]:
-    """Items that belong together (questions about one image, rotations of one question) as one row each: their sum and their number."""
-    _, place = np.unique(np.asarray(clusters), return_inverse=True)
-    items = np.asarray(values, dtype=float)
-    return np.column_stack([np.bincount(place, weights=items), np.bincount(place).astype(float)])
 
 
 def sign_flips(strata: Mapping[str, NDArray[np.float64]], weights: Mapping[str, float] | None = None, *, seed: int = 0, flips: int = RESAMPLES) -> float:

@@ -2,15 +2,24 @@
 
 import math
 import random
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from numpy.typing import ArrayLike, NDArray
 from scipy.stats import binomtest, bootstrap, permutation_test
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
-from insightv.evaluation.statistics import by_cluster, detectable, holm, macro, mcnemar_exact, resampled, sign_flips, wilson
+from insightv.evaluation.statistics import detectable, holm, macro, mcnemar_exact, resampled, sign_flips, wilson
+
+
+def by_cluster(values: ArrayLike, clusters: Sequence[str]) -> NDArray[np.float64]:
+    """Items that belong together (questions about one image, rotations of one question) as one row each: their sum and their number."""
+    _, place = np.unique(np.asarray(clusters), return_inverse=True)
+    items = np.asarray(values, dtype=float)
+    return np.column_stack([np.bincount(place, weights=items), np.bincount(place).astype(float)])
 
 
 @pytest.mark.parametrize(("successes", "n"), [(0, 10), (10, 10), (1, 3), (847, 1000), (5, 9)])

@@ -9,6 +9,7 @@ from insightv.config import SamplingConfig
 from insightv.evaluation.suite.predictions import Prediction
 from insightv.generation.ask import ask, attempts
 from insightv.models.chat import Chat, Message, text_message
+from insightv.prompts import complaint
 from insightv.records import Problem
 from insightv.replies import read_object, unique
 
@@ -34,8 +35,7 @@ async def find(problem: Problem, prediction: Prediction, judge: Chat, seed: int)
 def messages(problem: Problem, reply: str, error: str | None = None) -> list[Message]:
     """Ask for the answer in a reply; text only."""
     case = json.dumps({"question": problem.question, "reply": reply}, ensure_ascii=False)
-    mended = "" if error is None else f"\n\nYour previous reply to this was unusable: {error}. Reply with the one JSON object alone."
-    return [text_message("system", INSTRUCTION), text_message("user", case + mended)]
+    return [text_message("system", INSTRUCTION), text_message("user", case + complaint(error))]
 
 
 def parse(text: str) -> tuple[str, tuple[str, ...]]:
